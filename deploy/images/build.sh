@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# Builds the lab's container images from Debian packages alone: nothing is pulled from an image registry.
+#
+#   build.sh [--force] OUTDIR
+#
+# Writes OUTDIR/pause.tar and OUTDIR/nginx.tar: OCI archives, one layer each, with the names under which
+# manifests ask for them (see TAGS below). An archive is rebuilt when this folder changed or with --force;
+# the same packages give the same bytes. Needs no root.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+PAUSE_TAGS=(berth.local/pause:1)
+# The names that the Kubernetes documentation uses for its StatefulSet examples, and nginx's own.
+NGINX_TAGS=(
+  registry.k8s.io/nginx-slim:0.24
+  registry.k8s.io/nginx-slim:0.21
+  registry.k8s.io/nginx-slim:0.8
+  docker.io/library/nginx:1.22
+)
+PAUSE_PACKAGES=(catatonit)
+NGINX_PACKAGES=(nginx nginx-common libc6 libcrypt1 libpcre2-8-0 libssl3 zlib1g busybox-static)
+
+die() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
+
+force=no
+if [[ ${1:-} == --force ]]; then force=yes; shift; fi
+[[ $# -eq 1 ]] || die "usage: build.sh [--force] OUTDIR"
+mkdir -p "$1" || die "cannot create $1: choose a directory that you may write to"
+out=$(cd "$1" && pwd)
+
+missing=()
+for tool in apt-get:apt dpkg-deb:dpkg tar:tar gzip:gzip sha256sum:coreutils; do
+  command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
+done
+[[ ${#missing[@]} -eq 0 ]] || die "missing tools: run apt-get install ${missing[*]} (images are built from Debian packages, so this needs Debian or Ubuntu)"
+
+arch=$(dpkg --print-architecture)
+case $arch in
+  amd64 | arm64) ;;
+  armhf) arch=arm ;;
+  *) ;; # Debian's and OCI's names agree for the rest that matters (riscv64, s390x, ppc64le differ only by 'el').
+esac
+
+# What the archives are made from: when it changes, they are stale.
+stamp=$(cd "$here" && { printf '%s\n' "$arch"; find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1)
+
+tmp=
+cleanup() { if [[ -n $tmp ]]; then chmod -R u+rwX "$tmp" 2>/dev/null || true; rm -rf "$tmp"; fi; }
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+# Leaves of runs that were killed: nobody else writes here while the lock is held.
+exec 9>"$out/.lock"
+if command -v flock >/dev/null; then
+  flock -w 300 9 || die "another build has held $out/.lock for five minutes: end it, then run this again"
+  rm -rf "$out"/.build.*
+fi
+tmp=$(mktemp -d "$out/.build.XXXXXX")
+
+# fetch DIR PACKAGE... downloads the packages' archives into DIR.
+fetch() {
+  local dir=$1 log=$tmp/apt.log; shift
+  mkdir -p "$dir"
+  local get=(apt-get -qq -o Acquire::Retries=3 -o Acquire::http::Timeout=60)
+  # apt's own download user cannot write into a private directory; root needs no second user to fetch a file.
+  [[ $EUID -ne 0 ]] || get+=(-o APT::Sandbox::User=root)
+  if (cd "$dir" && "${get[@]}" download "$@") >"$log" 2>&1; then return; fi
+  # Package lists may be missing or too old for the archive's present files.
+  if [[ $EUID -eq 0 ]]; then
+    "${get[@]}" update >>"$log" 2>&1 || true
+    if (cd "$dir" && "${get[@]}" download "$@") >>"$log" 2>&1; then return; fi
+  fi
+  cat "$log" >&2
+  die "cannot download $*: run 'apt-get update' (as root) and check that Debian's archive can be reached, then run this again"
+}
+
+# unpack ROOT DIR extracts every package in DIR over ROOT, whose /bin, /lib and /sbin are links into /usr.
+unpack() {
+  local root=$1 dir=$2 deb link
+  for link in bin lib lib64 sbin; do
+    mkdir -p "$root/usr/$link"
+    ln -s "usr/$link" "$root/$link"
+  done
+  # dpkg-deb -x would put directories in the place of the links.
+  for deb in "$dir"/*.deb; do
+    dpkg-deb --fsys-tarfile "$deb" | tar -x --no-same-owner --keep-directory-symlink -C "$root"
+  done
+}
+
+# oci NAME ROOT CONFIG-JSON TAG... packs ROOT as a one-layer image into OUT/NAME.tar.
+# Everything that could vary (order, times, owners) is fixed, so that equal contents give equal digests.
+oci() {
+  local name=$1 root=$2 config=$3; shift 3
+  local image=$tmp/$name.oci blobs=$tmp/$name.oci/blobs/sha256
+  local pack=(tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=gnu)
+  mkdir -p "$blobs"
+
+  "${pack[@]}" -C "$root" -cf "$tmp/layer.tar" .
+  local diff; diff=$(sha256sum <"$tmp/layer.tar" | cut -d' ' -f1)
+  gzip -9n "$tmp/layer.tar"
+  local layer layer_size; layer=$(sha256sum <"$tmp/layer.tar.gz" | cut -d' ' -f1)
+  layer_size=$(stat -c %s "$tmp/layer.tar.gz")
+  mv "$tmp/layer.tar.gz" "$blobs/$layer"
+
+  put() { # put CONTENT: stores a blob; answers in $digest and $size
+    digest=$(printf '%s' "$1" | sha256sum | cut -d' ' -f1)
+    size=${#1}
+    printf '%s' "$1" >"$blobs/$digest"
+  }
+  local digest size
+  put "{\"architecture\":\"$arch\",\"os\":\"linux\",\"config\":$config,\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"sha256:$diff\"]},\"history\":[{\"created_by\":\"deploy/images/build.sh $name\"}]}"
+  local manifest="{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"config\":{\"mediaType\":\"application/vnd.oci.image.config.v1+json\",\"digest\":\"sha256:$digest\",\"size\":$size},\"layers\":[{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar+gzip\",\"digest\":\"sha256:$layer\",\"size\":$layer_size}]}"
+  put "$manifest"
+  local entries=() tag
+  for tag in "$@"; do
+    entries+=("{\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"digest\":\"sha256:$digest\",\"size\":$size,\"annotations\":{\"io.containerd.image.name\":\"$tag\",\"org.opencontainers.image.ref.name\":\"${tag##*:}\"}}")
+  done
+  local list; list=$(IFS=,; printf '%s' "${entries[*]}")
+  printf '{"schemaVersion":2,"manifests":[%s]}' "$list" >"$image/index.json"
+  printf '{"imageLayoutVersion":"1.0.0"}' >"$image/oci-layout"
+  "${pack[@]}" -C "$image" -cf "$tmp/$name.tar" oci-layout index.json blobs
+  # The archive goes last: with its stamp it is whole.
+  rm -f "$out/$name.stamp"
+  mv -f "$tmp/$name.tar" "$out/$name.tar"
+  printf '%s\n' "$stamp" >"$out/$name.stamp"
+  printf '%s: %s, %s KiB\n' "$out/$name.tar" "$*" "$(($(stat -c %s "$out/$name.tar") / 1024))"
+}
+
+current() { [[ $force == no && -f $out/$1.tar && -f $out/$1.stamp && $(<"$out/$1.stamp") == "$stamp" ]]; }
+
+build_pause() {
+  local root=$tmp/pause
+  fetch "$tmp/pause.debs" "${PAUSE_PACKAGES[@]}"
+  dpkg-deb -x "$tmp"/pause.debs/catatonit_*.deb "$tmp/pause.x"
+  mkdir -p "$root"
+  install -m 0755 "$tmp/pause.x/usr/bin/catatonit" "$root/pause"
+  # catatonit -P waits, reaps the orphans of a shared pid namespace and ends at SIGTERM or SIGINT. It is linked statically.
+  oci pause "$root" '{"Entrypoint":["/pause","-P"],"User":"65535:65535","WorkingDir":"/"}' "${PAUSE_TAGS[@]}"
+}
+
+build_nginx() {
+  local root=$tmp/nginx applet
+  fetch "$tmp/nginx.debs" "${NGINX_PACKAGES[@]}"
+  unpack "$root" "$tmp/nginx.debs"
+  # Not needed in a container; licences stay.
+  find "$root/usr/share/doc" -type f ! -name copyright -delete
+  rm -rf "$root"/usr/share/{man,lintian,locale,initramfs-tools,bug,vim} \
+    "$root"/usr/lib/*/{gconv,audit} "$root"/usr/lib/systemd "$root"/etc/{init.d,default,logrotate.d,ufw,initramfs-tools}
+  find "$root" -type d -empty -delete
+  mkdir -p "$root"/{dev,etc,home,mnt,proc,root,run,srv,sys,tmp,usr/local/bin,var/cache,var/tmp,var/log/nginx,var/lib/nginx,usr/sbin}
+  chmod 1777 "$root/tmp" "$root/var/tmp"
+  # Every applet of busybox under its usual name, unless a real program is there.
+  "$root/usr/bin/busybox" --list >"$tmp/applets"
+  while IFS= read -r applet; do
+    [[ -e $root/usr/bin/$applet || -e $root/usr/sbin/$applet ]] || ln -s /bin/busybox "$root/usr/bin/$applet"
+  done <"$tmp/applets"
+  printf 'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
+  printf 'root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n' >"$root/etc/group"
+  printf 'passwd: files\ngroup: files\nhosts: files dns\n' >"$root/etc/nsswitch.conf"
+  install -m 0644 "$here/nginx/nginx.conf" "$root/etc/nginx/nginx.conf"
+  ln -sf /dev/stdout "$root/var/log/nginx/access.log"
+  ln -sf /dev/stderr "$root/var/log/nginx/error.log"
+  # SIGQUIT lets nginx finish its requests; SIGTERM ends it at once. Both are clean exits.
+  oci nginx "$root" '{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["nginx","-g","daemon off;"],"ExposedPorts":{"80/tcp":{}},"StopSignal":"SIGQUIT","WorkingDir":"/"}' "${NGINX_TAGS[@]}"
+}
+
+for name in pause nginx; do
+  if current "$name"; then
+    printf '%s: up to date\n' "$out/$name.tar"
+  else
+    "build_$name"
+  fi
+done
