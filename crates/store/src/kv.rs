@@ -1,0 +1,189 @@
+//! The contract of a store.
+//!
+//! Revisions are etcd's: one number for the whole store, raised by one with every transaction that changes anything.
+
+use std::{pin::Pin, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+
+use crate::key::{Key, Prefix};
+
+/// A revision of the whole store. 0 stands before everything.
+pub type Revision = i64;
+
+/// A stored value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kv {
+    /// Where it stands.
+    pub key: Key,
+    /// What it is.
+    pub value: Bytes,
+    /// When the key came to be. A key that was deleted and made again has another one.
+    pub create_revision: Revision,
+    /// When it was last written.
+    pub mod_revision: Revision,
+    /// The lease that it ends with.
+    pub lease: Option<LeaseId>,
+}
+
+/// A lease: keys that hang on it go when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub i64);
+
+/// A condition of a transaction: what the decision behind it was based on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// There is no such key.
+    Absent(Key),
+    /// The key exists and was last written at this revision.
+    ModRevision(Key, Revision),
+    /// The key exists and came to be at this revision: still the same object (or the same leader).
+    CreateRevision(Key, Revision),
+    /// No key of this prefix that exists was written after this revision. Deletions are not noticed: guard those
+    /// keys one by one.
+    PrefixNotNewer(Prefix, Revision),
+}
+
+/// A change that a transaction makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes a value; a lease makes it end with the lease.
+    Put(Key, Bytes, Option<LeaseId>),
+    /// Deletes a key; no change if there is none.
+    Delete(Key),
+}
+
+impl Op {
+    /// The key that the change is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            Op::Put(key, ..) | Op::Delete(key) => key,
+        }
+    }
+}
+
+/// Changes that happen together, or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// All must hold. At most [`Txn::MAX`].
+    pub guards: Vec<Guard>,
+    /// At most [`Txn::MAX`], each on another key.
+    pub ops: Vec<Op>,
+}
+
+impl Txn {
+    /// Guards, and changes, that one transaction may have (etcd's default bound).
+    pub const MAX: usize = 128;
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxnOutcome {
+    /// Done, at this revision.
+    Committed(Revision),
+    /// A guard did not hold and nothing was changed. Plan again; do not retry.
+    Conflict,
+}
+
+/// Which page of a prefix to read.
+#[derive(Clone, Debug, Default)]
+pub struct PageRequest {
+    /// At most so many; the store's bound if 0.
+    pub limit: usize,
+    /// Only keys after this one.
+    pub after: Option<Key>,
+    /// As of this revision; the present if None. Give the first page's revision for all further pages.
+    pub revision: Option<Revision>,
+}
+
+/// A page of values, in order of their keys.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The values.
+    pub items: Vec<Kv>,
+    /// The revision that the page shows.
+    pub revision: Revision,
+    /// Whether there are keys after the last one.
+    pub more: bool,
+}
+
+/// A change that a watch tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Written.
+    Put(Kv),
+    /// Deleted, at this revision.
+    Delete(Key, Revision),
+}
+
+/// What a watch yields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchItem {
+    /// All changes of one revision within the prefix (never split, never repeated, in order of revisions).
+    Events(Revision, Vec<Event>),
+    /// Everything up to this revision has been told.
+    Progress(Revision),
+}
+
+/// The stream of a watch. Ends after an error; ends never otherwise until dropped.
+pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchItem>> + Send>>;
+
+/// Why a store did not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The revision asked for is gone: list again.
+    #[error("revision {requested} has been compacted (oldest is {oldest}); list again")]
+    Compacted {
+        /// What was asked for.
+        requested: Revision,
+        /// The oldest that there is.
+        oldest: Revision,
+    },
+    /// No member answered within the deadline. For a write: it was found not to have happened.
+    #[error("the store is not reachable: {0}; check that etcd runs and that --etcd names it")]
+    Unavailable(String),
+    /// A write may or may not have happened, and reading back did not tell. Decide again from what is there.
+    #[error("the result of the write is unknown: {0}")]
+    Unknown(String),
+    /// The lease has ended.
+    #[error("lease {0:?} has ended")]
+    LeaseEnded(LeaseId),
+    /// The store refuses the request for good (too large, too many operations).
+    #[error("the store refuses the request: {0}")]
+    Refused(String),
+}
+
+/// A result of the store.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A store of values under keys.
+///
+/// Every call has a deadline within the implementation (5 s unless configured), fails over between endpoints and is
+/// cancel-safe in the sense that dropping the future leaves an unknown result at worst.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Reads one value, linearizably.
+    async fn get(&self, key: &Key) -> Result<Option<Kv>>;
+
+    /// Reads a page of a prefix, linearizably if no revision is given.
+    async fn list(&self, prefix: &Prefix, page: PageRequest) -> Result<Page>;
+
+    /// Makes changes under conditions. A write whose result is unknown is resolved by reading back: every value put
+    /// carries what makes it recognisable, so an outcome is given whenever the store answers at all.
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome>;
+
+    /// Tells every change under a prefix after a revision. Reconnects by itself and resumes without gap or
+    /// repetition; yields [`Error::Compacted`] if that is impossible.
+    async fn watch(&self, prefix: &Prefix, after: Revision) -> Result<WatchStream>;
+
+    /// Grants a lease; the store may make it longer (etcd: at least 2 s by default).
+    async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId>;
+
+    /// Renews a lease; gives its new length, counted from when the request was sent at the latest. Writes nothing.
+    async fn renew_lease(&self, lease: LeaseId) -> Result<Duration>;
+
+    /// Ends a lease and deletes its keys.
+    async fn revoke_lease(&self, lease: LeaseId) -> Result<()>;
+}
