@@ -1,0 +1,310 @@
+//! What a service knows of the store: a map in memory, fed by one watch.
+//!
+//! The reflector lists (all pages at one revision), swaps the map in at once, then follows the watch; when the watch
+//! cannot go on (compaction, an error) it lists again. Readers never see half a revision, and never see the cache go
+//! back. An object that cannot be decoded is kept apart as *unknown*: it is never absent.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use futures::StreamExt;
+use parking_lot::RwLock;
+use pb::Object;
+use store::{
+    Event, Key, Kv, PageRequest, Prefix, Revision, Store, WatchItem,
+    objects::{Undecodable, decode},
+};
+use tokio::sync::{broadcast, watch};
+
+use crate::{backoff::Backoff, tasks::Tasks};
+
+/// Changes that a subscriber may lag behind before it is told to look at everything again.
+const CHANGES: usize = 8192;
+
+/// What is known of the values under one prefix. Clones share the same map.
+pub struct Cache<V> {
+    shared: Arc<Shared<V>>,
+}
+
+impl<V> Clone for Cache<V> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+struct Shared<V> {
+    contents: RwLock<Contents<V>>,
+    /// None until the first list is in.
+    revision: watch::Sender<Option<Revision>>,
+    changes: broadcast::Sender<Change<V>>,
+}
+
+struct Contents<V> {
+    known: BTreeMap<Key, Arc<V>>,
+    unknown: BTreeMap<Key, Undecodable>,
+}
+
+/// A change of the cache.
+pub enum Change<V> {
+    /// A value is new or changed.
+    Applied {
+        /// The value before, if there was one.
+        old: Option<Arc<V>>,
+        /// The value now.
+        new: Arc<V>,
+        /// The store's revision of the change.
+        revision: Revision,
+    },
+    /// A value is gone.
+    Deleted {
+        /// The value as it was last.
+        old: Arc<V>,
+        /// The store's revision of the deletion.
+        revision: Revision,
+    },
+    /// Changes may have been missed: look at everything again.
+    Resynced,
+}
+
+impl<V> Clone for Change<V> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Applied { old, new, revision } => {
+                Self::Applied { old: old.clone(), new: Arc::clone(new), revision: *revision }
+            }
+            Self::Deleted { old, revision } => Self::Deleted { old: Arc::clone(old), revision: *revision },
+            Self::Resynced => Self::Resynced,
+        }
+    }
+}
+
+/// The changes of a cache from the moment of subscription on.
+pub struct Changes<V> {
+    receiver: broadcast::Receiver<Change<V>>,
+}
+
+impl<V> Changes<V> {
+    /// The next change; None when the reflector has ended.
+    pub async fn next(&mut self) -> Option<Change<V>> {
+        match self.receiver.recv().await {
+            Ok(change) => Some(change),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(Change::Resynced),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// Reflects all objects of a type under a prefix.
+pub fn reflect<T: Object>(store: Arc<dyn Store>, prefix: Prefix, tasks: &Tasks) -> Cache<T> {
+    reflect_with(store, prefix, tasks, decode::<T>)
+}
+
+/// Reflects all values under a prefix, decoded by a function.
+pub fn reflect_with<V, F>(store: Arc<dyn Store>, prefix: Prefix, tasks: &Tasks, decode: F) -> Cache<V>
+where
+    V: Send + Sync + 'static,
+    F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync + 'static,
+{
+    let shared = Arc::new(Shared {
+        contents: RwLock::new(Contents { known: BTreeMap::new(), unknown: BTreeMap::new() }),
+        revision: watch::Sender::new(None),
+        changes: broadcast::Sender::new(CHANGES),
+    });
+    let cache = Cache { shared: Arc::clone(&shared) };
+    tasks.spawn("reflector", Reflector { store, prefix, decode, shared }.run());
+    cache
+}
+
+impl<V> Cache<V> {
+    /// The value under a key.
+    pub fn get(&self, key: &Key) -> Option<Arc<V>> {
+        self.shared.contents.read().known.get(key).cloned()
+    }
+
+    /// The values under a prefix, in order of their keys.
+    pub fn list(&self, prefix: &Prefix) -> Vec<Arc<V>> {
+        let contents = self.shared.contents.read();
+        range(&contents.known, prefix).map(|(_, value)| Arc::clone(value)).collect()
+    }
+
+    /// All values, in order of their keys.
+    pub fn all(&self) -> Vec<Arc<V>> {
+        self.shared.contents.read().known.values().cloned().collect()
+    }
+
+    /// All values and the revision that they show, read together.
+    pub fn snapshot(&self) -> (Vec<Arc<V>>, Revision) {
+        let contents = self.shared.contents.read();
+        (contents.known.values().cloned().collect(), self.revision())
+    }
+
+    /// Values under a prefix that could not be decoded. Nothing may be decided as if they were not there.
+    pub fn undecodable(&self, prefix: &Prefix) -> Vec<Undecodable> {
+        let contents = self.shared.contents.read();
+        range(&contents.unknown, prefix).map(|(_, value)| value.clone()).collect()
+    }
+
+    /// The revision that the cache shows; 0 before the first list.
+    pub fn revision(&self) -> Revision {
+        self.shared.revision.borrow().unwrap_or(0)
+    }
+
+    /// Whether the first list is in.
+    pub fn is_synced(&self) -> bool {
+        self.shared.revision.borrow().is_some()
+    }
+
+    /// Waits for the first list. Returns also when the reflector has ended, since nothing will come then.
+    pub async fn synced(&self) {
+        self.reached(0).await;
+    }
+
+    /// Waits until the cache shows a revision or a later one. A revision is reached only by a change under the prefix
+    /// or by the store's own progress, so wait for revisions of own writes to this prefix, and with a deadline.
+    pub async fn reached(&self, revision: Revision) {
+        let mut seen = self.shared.revision.subscribe();
+        // The sender lives in `self.shared`, so waiting cannot fail while we borrow it.
+        let reached = seen.wait_for(|now| now.is_some_and(|now| now >= revision)).await;
+        debug_assert!(reached.is_ok());
+    }
+
+    /// The changes from now on.
+    pub fn subscribe(&self) -> Changes<V> {
+        Changes { receiver: self.shared.changes.subscribe() }
+    }
+}
+
+/// The part of a map whose keys start with a prefix.
+fn range<'a, V>(map: &'a BTreeMap<Key, V>, prefix: &'a Prefix) -> impl Iterator<Item = (&'a Key, &'a V)> {
+    let start = Key::from_raw(prefix.as_str());
+    map.range((Bound::Included(start), Bound::Unbounded)).take_while(|(key, _)| prefix.contains(key))
+}
+
+struct Reflector<V, F> {
+    store: Arc<dyn Store>,
+    prefix: Prefix,
+    decode: F,
+    shared: Arc<Shared<V>>,
+}
+
+impl<V, F> Reflector<V, F>
+where
+    V: Send + Sync + 'static,
+    F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync,
+{
+    async fn run(self) {
+        let mut failures = 0;
+        loop {
+            let before = *self.shared.revision.borrow();
+            let error = match self.list().await {
+                Ok(revision) => self.follow(revision).await,
+                Err(error) => error,
+            };
+            let progressed = *self.shared.revision.borrow() != before;
+            failures = if progressed { 1 } else { failures + 1 };
+            tracing::warn!(prefix = %self.prefix, %error, failures, "the watch ended; listing again");
+            tokio::time::sleep(Backoff::RECONNECT.after(failures)).await;
+        }
+    }
+
+    /// Reads all pages at one revision and swaps them in.
+    async fn list(&self) -> store::Result<Revision> {
+        let mut contents = Contents { known: BTreeMap::new(), unknown: BTreeMap::new() };
+        let mut request = PageRequest::default();
+        loop {
+            let page = self.store.list(&self.prefix, request.clone()).await?;
+            request.revision.get_or_insert(page.revision);
+            request.after = page.items.last().map(|kv| kv.key.clone());
+            for kv in &page.items {
+                self.insert(&mut contents, kv);
+            }
+            if !page.more {
+                break;
+            }
+        }
+        let revision = request.revision.unwrap_or(0);
+        if revision < self.shared.revision.borrow().unwrap_or(0) {
+            return Err(store::Error::Unavailable(format!("the store went back to revision {revision}")));
+        }
+        {
+            let mut now = self.shared.contents.write();
+            *now = contents;
+            self.shared.revision.send_replace(Some(revision));
+        }
+        self.tell(Change::Resynced);
+        Ok(revision)
+    }
+
+    /// Follows the watch until it cannot go on, and says why.
+    async fn follow(&self, after: Revision) -> store::Error {
+        let mut watch = match self.store.watch(&self.prefix, after).await {
+            Ok(watch) => watch,
+            Err(error) => return error,
+        };
+        while let Some(item) = watch.next().await {
+            match item {
+                Ok(WatchItem::Events(revision, events)) => self.apply(revision, events),
+                Ok(WatchItem::Progress(revision)) => self.advance(revision),
+                Err(error) => return error,
+            }
+        }
+        store::Error::Unavailable("the watch stream ended".to_owned())
+    }
+
+    fn apply(&self, revision: Revision, events: Vec<Event>) {
+        let mut contents = self.shared.contents.write();
+        let changes: Vec<_> =
+            events.into_iter().filter_map(|event| self.change(&mut contents, revision, event)).collect();
+        self.advance(revision);
+        drop(contents);
+        changes.into_iter().for_each(|change| self.tell(change));
+    }
+
+    fn change(&self, contents: &mut Contents<V>, revision: Revision, event: Event) -> Option<Change<V>> {
+        match event {
+            Event::Put(kv) => {
+                let old = contents.known.get(&kv.key).cloned();
+                match self.insert(contents, &kv) {
+                    Some(new) => Some(Change::Applied { old, new, revision }),
+                    // It was known and is now unknown: whoever decides from it must look again.
+                    None => Some(Change::Resynced),
+                }
+            }
+            Event::Delete(key, _) => {
+                contents.unknown.remove(&key);
+                contents.known.remove(&key).map(|old| Change::Deleted { old, revision })
+            }
+        }
+    }
+
+    fn insert(&self, contents: &mut Contents<V>, kv: &Kv) -> Option<Arc<V>> {
+        match (self.decode)(kv) {
+            Ok(value) => {
+                let value = Arc::new(value);
+                contents.unknown.remove(&kv.key);
+                contents.known.insert(kv.key.clone(), Arc::clone(&value));
+                Some(value)
+            }
+            Err(unknown) => {
+                tracing::error!(error = %unknown, "undecodable object");
+                contents.known.remove(&kv.key);
+                contents.unknown.insert(kv.key.clone(), unknown);
+                None
+            }
+        }
+    }
+
+    fn advance(&self, revision: Revision) {
+        self.shared.revision.send_if_modified(|now| {
+            let ahead = now.is_none_or(|now| now < revision);
+            if ahead {
+                *now = Some(revision);
+            }
+            ahead
+        });
+    }
+
+    fn tell(&self, change: Change<V>) {
+        // Nobody listening is no error.
+        drop(self.shared.changes.send(change));
+    }
+}
