@@ -1,0 +1,75 @@
+//! The agent's command line.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use runtime::config::CommonArgs;
+
+/// Runs the pods of one node; or stands for many nodes that run nothing.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Address to listen on and telemetry.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// Name of the node; unique in the cluster.
+    #[arg(long, env = "BERTH_NODE_NAME")]
+    pub node_name: String,
+
+    /// Address under which the other nodes and the API service reach this node.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub node_ip: Ipv4Addr,
+
+    /// The API service.
+    #[arg(long, default_value = "http://127.0.0.1:7440")]
+    pub api: String,
+
+    /// Folder for pods, volumes, logs and the CNI configuration.
+    #[arg(long, default_value = "/var/lib/berth/agent")]
+    pub data_dir: PathBuf,
+
+    /// The container runtime's socket (CRI).
+    #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
+    pub cri: String,
+
+    /// Folder with one `<driver>.sock` for each CSI driver of the node.
+    #[arg(long, default_value = "/var/lib/berth/csi")]
+    pub csi_dir: PathBuf,
+
+    /// The cgroup above all pods.
+    #[arg(long, default_value = "/berth")]
+    pub cgroup_parent: String,
+
+    /// Domain under which Services have names.
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+
+    /// Address of the node's DNS server: pods get it as their name server.
+    #[arg(long, default_value = "169.254.20.10")]
+    pub dns_ip: Ipv4Addr,
+
+    /// Name server for names outside the cluster domain; they are refused without it.
+    #[arg(long)]
+    pub dns_upstream: Option<IpAddr>,
+
+    /// The most pods that the node takes.
+    #[arg(long, default_value_t = 110)]
+    pub max_pods: u32,
+
+    /// The most pods that are started or stopped at the same moment.
+    #[arg(long, default_value_t = 8)]
+    pub parallel: usize,
+
+    /// Stand for this many nodes, named `<node-name>-0` and so on, whose pods become ready at once.
+    #[arg(long)]
+    pub hollow: Option<u32>,
+}
+
+impl Config {
+    /// Where the agent's own server listens.
+    pub fn listen(&self) -> SocketAddr {
+        self.common.listen
+    }
+}

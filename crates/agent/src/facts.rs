@@ -1,0 +1,120 @@
+//! What a node tells of itself when it registers.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use pb::objects::{
+    Condition, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo, ObjectMeta,
+    Quantity, Time,
+};
+
+use crate::config::Config;
+
+/// Label that every node carries: its name.
+pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+/// What a hollow node pretends to have: enough that no test is about size unless it wants to be.
+const HOLLOW_CAPACITY: [(&str, &str); 3] = [("cpu", "256"), ("memory", "1Ti"), ("pods", "10000")];
+
+/// The node that this machine is.
+pub fn real_node(config: &Config, runtime_version: &str) -> anyhow::Result<Node> {
+    let memory = memory_total(&std::fs::read_to_string("/proc/meminfo")?)
+        .ok_or_else(|| anyhow::anyhow!("/proc/meminfo has no line MemTotal: is /proc mounted?"))?;
+    let cpus = std::thread::available_parallelism()?.get();
+    let capacity = [
+        ("cpu".to_owned(), Quantity::from(cpus.to_string().as_str())),
+        ("memory".to_owned(), Quantity::from(format!("{memory}Ki").as_str())),
+        ("pods".to_owned(), Quantity::from(config.max_pods.to_string().as_str())),
+    ];
+    let mut node = node(&config.node_name, config.node_ip, i32::from(config.listen().port()), capacity.into());
+    if let Some(status) = &mut node.status {
+        status.node_info = Some(NodeSystemInfo {
+            kernel_version: first_line("/proc/sys/kernel/osrelease"),
+            os_image: os_name(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
+            container_runtime_version: runtime_version.to_owned(),
+            ..system_info()
+        });
+    }
+    Ok(node)
+}
+
+/// A node that only pretends.
+pub fn hollow_node(name: &str, address: Ipv4Addr, config: &Config) -> Node {
+    let capacity = HOLLOW_CAPACITY.map(|(key, value)| (key.to_owned(), Quantity::from(value)));
+    node(name, address, i32::from(config.listen().port()), capacity.into())
+}
+
+fn node(name: &str, address: Ipv4Addr, port: i32, capacity: BTreeMap<String, Quantity>) -> Node {
+    let now = Time::from(jiff::Timestamp::now());
+    Node {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        metadata: Some(ObjectMeta {
+            name: name.into(),
+            labels: [(HOSTNAME_LABEL.to_owned(), name.to_owned())].into(),
+            ..Default::default()
+        }),
+        spec: None,
+        status: Some(NodeStatus {
+            allocatable: capacity.clone(),
+            capacity,
+            conditions: vec![Condition {
+                r#type: "Ready".into(),
+                status: "True".into(),
+                last_transition_time: Some(now),
+                reason: "AgentReady".into(),
+                message: "the node agent is running".into(),
+                ..Default::default()
+            }],
+            addresses: vec![
+                NodeAddress { r#type: "InternalIP".into(), address: address.to_string() },
+                NodeAddress { r#type: "Hostname".into(), address: name.into() },
+            ],
+            daemon_endpoints: Some(NodeDaemonEndpoints { agent_endpoint: Some(DaemonEndpoint { port }) }),
+            node_info: Some(system_info()),
+        }),
+    }
+}
+
+fn system_info() -> NodeSystemInfo {
+    NodeSystemInfo {
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        architecture: match std::env::consts::ARCH {
+            "x86_64" => "amd64".into(),
+            "aarch64" => "arm64".into(),
+            other => other.into(),
+        },
+        ..Default::default()
+    }
+}
+
+/// Empty if it cannot be read: versions are for people.
+fn first_line(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+}
+
+/// KiB of memory, from /proc/meminfo.
+fn memory_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// PRETTY_NAME of /etc/os-release.
+fn os_name(os_release: &str) -> String {
+    let name = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or_default();
+    name.trim_matches('"').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_kernels_files() {
+        assert_eq!(memory_total("MemTotal:       16316412 kB\nMemFree: 1 kB\n"), Some(16_316_412));
+        assert_eq!(memory_total(""), None);
+        assert_eq!(
+            os_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
+    }
+}
