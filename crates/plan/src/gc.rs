@@ -1,0 +1,1 @@
+//! Which dependents follow an owner that is gone.

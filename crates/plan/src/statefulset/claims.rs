@@ -1,0 +1,155 @@
+//! The claims of one ordinal: which are missing, which are in the way, who owns them (PVC-1 to PVC-8, RET-1 to RET-9).
+//!
+//! Never deletes a claim. By the retention policy a claim gets the set or its pod as owner, and whoever collects
+//! garbage deletes it when that owner is gone (I6). An owner reference of an earlier object of the same name is left
+//! alone: it speaks for a deletion that is not ours to undo.
+
+use model::identity::{ClaimName, Ordinal, PodName, Uid};
+
+use super::{
+    action::NewClaim,
+    draft::Draft,
+    members::in_range,
+    snapshot::{ClaimOwner, OwnerKind, Retention, SetView},
+    wait::WaitReason,
+};
+
+/// What stands in the way of a pod's claims, and what is missing.
+pub(super) struct Inventory {
+    /// Claims to be made.
+    pub missing: Vec<NewClaim>,
+    /// Claims that are there and usable.
+    pub present: Vec<ClaimName>,
+    /// Claims that are being deleted.
+    pub terminating: Vec<ClaimName>,
+}
+
+/// Looks at the claims that a pod needs. `uid` is the pod's; None if it is still to be made.
+pub(super) fn inventory(draft: &Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) -> Inventory {
+    let set = &draft.snapshot.set;
+    let owners = Owners::of(set, ordinal, uid);
+    let mut inventory = Inventory { missing: Vec::new(), present: Vec::new(), terminating: Vec::new() };
+    for template in &set.claim_templates {
+        let name = set.name.claim(template, ordinal);
+        match draft.claim(&name) {
+            Some(claim) if claim.terminating => inventory.terminating.push(name),
+            Some(_) => inventory.present.push(name),
+            None if draft.owners_of(&name).is_some() => {}
+            None => {
+                let owners = owners.wanted(&[]).unwrap_or_default();
+                inventory.missing.push(NewClaim { name, template: template.clone(), ordinal, owners });
+            }
+        }
+    }
+    inventory
+}
+
+/// Makes the claims that a pod lacks, without the pod. Says whether all of them can be used.
+pub(super) fn complete(draft: &mut Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) -> bool {
+    let inventory = inventory(draft, ordinal, uid);
+    for claim in inventory.missing {
+        draft.create_claim(claim);
+    }
+    let usable = inventory.terminating.is_empty();
+    for claim in inventory.terminating {
+        draft.wait(ordinal, WaitReason::ClaimTerminating { claim });
+    }
+    usable
+}
+
+/// A claim that belongs to an earlier pod of this name and is about to be collected (RET-4).
+pub(super) fn stale(draft: &Draft<'_>, ordinal: Ordinal) -> Option<ClaimName> {
+    let set = &draft.snapshot.set;
+    if !set.retention.delete_when_scaled {
+        return None;
+    }
+    let owners = Owners::of(set, ordinal, None);
+    let claims = set.claim_templates.iter().map(|template| set.name.claim(template, ordinal));
+    claims
+        .into_iter()
+        .find(|claim| draft.owners_of(claim).is_some_and(|refs| refs.iter().any(|r| owners.is_old_pod(r))))
+}
+
+/// Whether the owners of a pod's claims are as the retention policy has them (RET-5). A missing claim does not matter.
+pub(super) fn owners_fit(draft: &Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) -> bool {
+    let set = &draft.snapshot.set;
+    let owners = Owners::of(set, ordinal, uid);
+    let mut claims = set.claim_templates.iter().map(|template| set.name.claim(template, ordinal));
+    claims.all(|claim| draft.owners_of(&claim).is_none_or(|refs| owners.wanted(refs).is_none()))
+}
+
+/// Puts the owners of a pod's claims right.
+pub(super) fn fix_owners(draft: &mut Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) {
+    let set = &draft.snapshot.set;
+    let owners = Owners::of(set, ordinal, uid);
+    for template in &set.claim_templates {
+        let name = set.name.claim(template, ordinal);
+        let Some(claim) = draft.claim(&name) else { continue };
+        if let Some(wanted) = draft.owners_of(&name).and_then(|refs| owners.wanted(refs)) {
+            draft.update_claim_owners(claim, wanted);
+        }
+    }
+}
+
+/// The two objects that can own a claim of one ordinal by the retention policy.
+struct Owners<'a> {
+    set: &'a SetView,
+    pod: PodName,
+    /// None: the pod does not exist yet, so every reference to a pod of its name is to an earlier one.
+    pod_uid: Option<&'a Uid>,
+    in_range: bool,
+}
+
+impl<'a> Owners<'a> {
+    fn of(set: &'a SetView, ordinal: Ordinal, pod_uid: Option<&'a Uid>) -> Self {
+        Self { set, pod: set.name.pod(ordinal), pod_uid, in_range: in_range(set, ordinal) }
+    }
+
+    /// The owners that a claim with these owners should have; None if it has them.
+    fn wanted(&self, refs: &[ClaimOwner]) -> Option<Vec<ClaimOwner>> {
+        if refs.iter().any(|r| self.is_old_set(r) || self.is_old_pod(r)) {
+            return None;
+        }
+        let mut wanted: Vec<_> = refs.iter().filter(|r| !self.names_set(r) && !self.names_pod(r)).cloned().collect();
+        let foreign_controller = !self.set.retention.keeps_all() && wanted.iter().any(|r| r.controller);
+        if !foreign_controller {
+            wanted.extend(self.by_policy());
+        }
+        let as_a_set = |refs: &[ClaimOwner]| {
+            let mut keys: Vec<_> = refs.iter().map(|r| (r.uid.clone(), r.controller)).collect();
+            keys.sort();
+            keys
+        };
+        (as_a_set(&wanted) != as_a_set(refs)).then_some(wanted)
+    }
+
+    /// The owner that the retention policy gives a claim: the table of section 1.2.
+    fn by_policy(&self) -> Option<ClaimOwner> {
+        let Retention { delete_with_set, delete_when_scaled } = self.set.retention;
+        if delete_when_scaled && !self.in_range {
+            let uid = self.pod_uid?.clone();
+            Some(ClaimOwner { kind: OwnerKind::Pod, name: self.pod.to_string(), uid, controller: true })
+        } else if delete_with_set {
+            let uid = self.set.uid.clone();
+            Some(ClaimOwner { kind: OwnerKind::Set, name: self.set.name.to_string(), uid, controller: true })
+        } else {
+            None
+        }
+    }
+
+    fn names_set(&self, r: &ClaimOwner) -> bool {
+        r.kind == OwnerKind::Set && r.name == self.set.name.as_str()
+    }
+
+    fn names_pod(&self, r: &ClaimOwner) -> bool {
+        r.kind == OwnerKind::Pod && r.name == self.pod.as_str()
+    }
+
+    fn is_old_set(&self, r: &ClaimOwner) -> bool {
+        self.names_set(r) && r.uid != self.set.uid
+    }
+
+    fn is_old_pod(&self, r: &ClaimOwner) -> bool {
+        self.names_pod(r) && Some(&r.uid) != self.pod_uid
+    }
+}

@@ -1,0 +1,56 @@
+//! The pods out of range, the highest ordinal first: their claims' owners, then the pods themselves (DN-1 to DN-5).
+//!
+//! Holds I8: under OrderedReady only the highest pod is removed, after the one above it is gone and while every pod in
+//! range is available. The owners of claims are right before any of these pods is deleted (RET-2).
+
+use model::identity::Ordinal;
+
+use super::{action::DeleteReason, claims, draft::Draft, snapshot::PodView, wait::WaitReason};
+
+/// Removes what is out of range. Says whether the next step may be taken.
+pub(super) fn process(draft: &mut Draft<'_>) -> bool {
+    let condemned = draft.members.condemned.clone();
+    for (ordinal, pod) in &condemned {
+        claims::fix_owners(draft, *ordinal, Some(&pod.uid));
+    }
+    if !draft.in_order() {
+        for (ordinal, pod) in condemned.iter().filter(|(_, pod)| !pod.terminating) {
+            draft.delete_pod(pod, *ordinal, DeleteReason::ScaledAway);
+        }
+        return true;
+    }
+    match condemned.first() {
+        Some((ordinal, pod)) => {
+            remove_highest(draft, *ordinal, pod);
+            false
+        }
+        None => true,
+    }
+}
+
+/// A pod that is not available may go only if it is the lowest of the unavailable ones (DN-4): otherwise a broken
+/// cluster would lose one member after the other.
+fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
+    if pod.terminating {
+        return;
+    }
+    let healthy = pod.is_ready() && pod.is_available(draft.snapshot);
+    match first_unavailable(draft) {
+        Some(lowest) if !healthy && lowest != ordinal => {
+            let peer = draft.snapshot.set.name.pod(lowest);
+            draft.wait(ordinal, WaitReason::PeerNotReady { peer });
+        }
+        _ => draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway),
+    }
+}
+
+/// The lowest ordinal in range that is missing or unavailable, else the lowest out of range.
+fn first_unavailable(draft: &Draft<'_>) -> Option<Ordinal> {
+    let members = &draft.members;
+    let unavailable = |pod: &PodView| pod.is_unavailable(draft.snapshot);
+    let in_range = (0..draft.snapshot.set.replicas)
+        .map(|index| draft.ordinal(index))
+        .find(|ordinal| members.replicas.get(ordinal).is_none_or(|pod| unavailable(pod)));
+    let out_of_range = || members.condemned.iter().rev().find(|(_, pod)| unavailable(pod)).map(|(ordinal, _)| *ordinal);
+    in_range.or_else(out_of_range)
+}

@@ -1,0 +1,156 @@
+//! A plan in the making: the snapshot, what was found in it, and what the steps have asked for so far.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::identity::{ClaimName, Ordinal, PodName, RevisionName};
+
+use super::{
+    action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op},
+    members::Members,
+    revisions::Revisions,
+    snapshot::{ClaimOwner, ClaimView, PodView, Policy, Snapshot},
+    wait::{Wait, WaitReason},
+};
+
+/// What a step says about going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// The next one may be looked at.
+    Go,
+    /// Something is under way; OrderedReady looks no further, Parallel does.
+    Stop,
+    /// An obstacle; Parallel finishes the batch and looks no further either.
+    Fail,
+}
+
+/// A plan in the making.
+pub(super) struct Draft<'a> {
+    pub snapshot: &'a Snapshot,
+    pub revisions: Revisions,
+    pub members: Members<'a>,
+    pub actions: Vec<Action>,
+    pub waits: Vec<Wait>,
+    /// Revisions of the pods that the plan creates.
+    created: BTreeMap<Ordinal, RevisionName>,
+    /// Pods that the plan deletes.
+    deleted: BTreeSet<PodName>,
+    /// Owners of claims that the plan creates or changes: later steps see them as they will be.
+    owners: BTreeMap<ClaimName, Vec<ClaimOwner>>,
+}
+
+impl<'a> Draft<'a> {
+    /// Starts with the actions and findings of the first steps.
+    pub fn new(snapshot: &'a Snapshot, members: Members<'a>, revisions: Revisions, actions: Vec<Action>) -> Self {
+        let (created, deleted, owners) = Default::default();
+        Self { snapshot, revisions, members, actions, waits: Vec::new(), created, deleted, owners }
+    }
+
+    /// Whether pods come and go one after the other.
+    pub fn in_order(&self) -> bool {
+        self.snapshot.set.policy == Policy::OrderedReady
+    }
+
+    /// The ordinal at an index.
+    pub fn ordinal(&self, index: u32) -> Ordinal {
+        Ordinal(self.snapshot.set.start.0.saturating_add(index))
+    }
+
+    /// The claim if it exists.
+    pub fn claim(&self, name: &ClaimName) -> Option<&'a ClaimView> {
+        self.snapshot.claims.get(name)
+    }
+
+    /// The owners of a claim as they will be after the actions so far; None if there is no such claim.
+    pub fn owners_of(&self, name: &ClaimName) -> Option<&[ClaimOwner]> {
+        let planned = self.owners.get(name).map(Vec::as_slice);
+        planned.or_else(|| self.claim(name).map(|claim| claim.owners.as_slice()))
+    }
+
+    /// Whether the plan creates this pod, and at which revision.
+    pub fn creates(&self, ordinal: Ordinal) -> Option<&RevisionName> {
+        self.created.get(&ordinal)
+    }
+
+    /// Whether the plan deletes this pod.
+    pub fn deletes(&self, pod: &PodName) -> bool {
+        self.deleted.contains(pod)
+    }
+
+    /// Notes something that is waited for.
+    pub fn wait(&mut self, ordinal: Ordinal, reason: WaitReason) {
+        let pod = self.snapshot.set.name.pod(ordinal);
+        self.waits.push(Wait { ordinal: Some(ordinal), pod, reason });
+    }
+
+    /// Guards that the set is as it was seen.
+    pub fn set_unchanged(&self) -> Guard {
+        set_unchanged(self.snapshot)
+    }
+
+    /// Asks for a pod with the claims that it lacks.
+    pub fn create_pod(&mut self, new: NewPod) {
+        let mut guards = vec![self.set_unchanged(), Guard::PodAbsent(new.pod.clone())];
+        guards.extend(new.claims.iter().map(|claim| Guard::ClaimAbsent(claim.name.clone())));
+        guards.extend(new.reused.iter().filter_map(|name| self.claim(name)).map(claim_unchanged));
+        if self.in_order() {
+            guards.push(self.peers_unchanged(|peer| peer < new.ordinal));
+        }
+        for claim in &new.claims {
+            self.owners.insert(claim.name.clone(), claim.owners.clone());
+        }
+        self.created.insert(new.ordinal, new.revision.clone());
+        self.actions.push(Action { op: Op::CreatePod(new), guards });
+    }
+
+    /// Asks for a claim alone.
+    pub fn create_claim(&mut self, claim: NewClaim) {
+        let guards = vec![self.set_unchanged(), Guard::ClaimAbsent(claim.name.clone())];
+        self.owners.insert(claim.name.clone(), claim.owners.clone());
+        self.actions.push(Action { op: Op::CreateClaim(claim), guards });
+    }
+
+    /// Asks for other owners of a claim.
+    pub fn update_claim_owners(&mut self, claim: &'a ClaimView, owners: Vec<ClaimOwner>) {
+        let guards = vec![self.set_unchanged(), claim_unchanged(claim)];
+        self.owners.insert(claim.name.clone(), owners.clone());
+        self.actions.push(Action { op: Op::UpdateClaimOwners { claim: claim.name.clone(), owners }, guards });
+    }
+
+    /// Asks for a pod's labels and volumes to be put right.
+    pub fn repair_pod(&mut self, pod: &PodView, ordinal: Ordinal, identity: bool, storage: bool) {
+        let guards = vec![self.set_unchanged(), pod.unchanged()];
+        self.actions.push(Action { op: Op::RepairPod { pod: pod.name.clone(), ordinal, identity, storage }, guards });
+    }
+
+    /// Asks for a pod to be deleted, once.
+    pub fn delete_pod(&mut self, pod: &PodView, ordinal: Ordinal, why: DeleteReason) {
+        if !self.deleted.insert(pod.name.clone()) {
+            return;
+        }
+        let mut guards = vec![self.set_unchanged(), pod.unchanged()];
+        let depends_on_peers = match &why {
+            DeleteReason::Ended(_) => false,
+            DeleteReason::ScaledAway => self.in_order(),
+            DeleteReason::Outdated { .. } => true,
+        };
+        if depends_on_peers {
+            guards.push(self.peers_unchanged(|peer| peer != ordinal));
+        }
+        self.actions.push(Action { op: Op::DeletePod { pod: pod.name.clone(), ordinal, why }, guards });
+    }
+
+    /// Guards that the pods in range that `which` names are as they were seen.
+    fn peers_unchanged(&self, which: impl Fn(Ordinal) -> bool) -> Guard {
+        let peers = self.members.replicas.iter().filter(|(ordinal, _)| which(**ordinal));
+        Guard::PodsUnchanged(peers.map(|(_, pod)| pod.seen()).collect())
+    }
+}
+
+/// Guards that the set is as it was seen.
+pub(super) fn set_unchanged(snapshot: &Snapshot) -> Guard {
+    Guard::SetUnchanged { uid: snapshot.set.uid.clone(), at: snapshot.set.at }
+}
+
+fn claim_unchanged(claim: &ClaimView) -> Guard {
+    Guard::ClaimUnchanged { claim: claim.name.clone(), uid: claim.uid.clone(), at: claim.at }
+}

@@ -1,0 +1,97 @@
+//! The pods in range, the lowest ordinal first: made, made anew, waited for, repaired (UP-1 to UP-7).
+//!
+//! Holds I7: under OrderedReady a pod is created only when every pod before it is Running, Ready, available and not
+//! terminating, and the action is guarded by the revisions at which they were. At most one pod is created then.
+
+use model::identity::Ordinal;
+
+use super::{
+    action::{DeleteReason, NewPod},
+    claims,
+    draft::{Draft, Flow},
+    snapshot::{Phase, PodView},
+    wait::WaitReason,
+};
+
+/// Pods that Parallel looks at in one batch at most.
+const LARGEST_BATCH: u32 = 500;
+
+/// Looks at each ordinal in range. Says whether the next step may be taken.
+pub(super) fn process(draft: &mut Draft<'_>) -> bool {
+    let replicas = draft.snapshot.set.replicas;
+    if draft.in_order() {
+        return (0..replicas).all(|index| process_one(draft, draft.ordinal(index)) == Flow::Go);
+    }
+    // Slow start: batches of 1, 2, 4, … so that a failure that hits every pod is not met a thousand times at once.
+    let (mut first, mut batch) = (0, 1);
+    while first < replicas {
+        let end = first.saturating_add(batch).min(replicas);
+        let mut failed = false;
+        for index in first..end {
+            failed |= process_one(draft, draft.ordinal(index)) == Flow::Fail;
+        }
+        if failed {
+            return false;
+        }
+        first = end;
+        batch = (batch * 2).min(LARGEST_BATCH);
+    }
+    true
+}
+
+fn process_one(draft: &mut Draft<'_>, ordinal: Ordinal) -> Flow {
+    let Some(pod) = draft.members.replicas.get(&ordinal).copied() else {
+        return create(draft, ordinal);
+    };
+    if pod.phase.is_terminal() {
+        if !pod.terminating {
+            draft.delete_pod(pod, ordinal, DeleteReason::Ended(pod.phase));
+        }
+        return Flow::Stop;
+    }
+    if pod.phase == Phase::Pending {
+        if !claims::complete(draft, ordinal, Some(&pod.uid)) {
+            return Flow::Fail;
+        }
+        claims::fix_owners(draft, ordinal, Some(&pod.uid));
+    }
+    if draft.in_order() && (pod.is_unavailable(draft.snapshot) || !pod.is_ready()) {
+        return Flow::Stop;
+    }
+    repair(draft, pod, ordinal)
+}
+
+/// Makes the pod of an ordinal that has none (UP-2).
+fn create(draft: &mut Draft<'_>, ordinal: Ordinal) -> Flow {
+    if let Some(claim) = claims::stale(draft, ordinal) {
+        draft.wait(ordinal, WaitReason::ClaimStale { claim });
+        return Flow::Stop;
+    }
+    let pod = draft.snapshot.set.name.pod(ordinal);
+    let taken = draft.snapshot.pods.iter().any(|other| other.name == pod);
+    let claims = claims::inventory(draft, ordinal, None);
+    if taken || !claims.terminating.is_empty() {
+        if claims::complete(draft, ordinal, None) {
+            draft.wait(ordinal, WaitReason::NameTaken);
+        }
+        return Flow::Fail;
+    }
+    let revision = draft.revisions.of_new_pod(&draft.snapshot.set, ordinal).clone();
+    draft.create_pod(NewPod { pod, ordinal, revision, claims: claims.missing, reused: claims.present });
+    claims::fix_owners(draft, ordinal, None);
+    if draft.in_order() { Flow::Stop } else { Flow::Go }
+}
+
+/// Puts labels, volumes and the owners of claims right (UP-7).
+fn repair(draft: &mut Draft<'_>, pod: &PodView, ordinal: Ordinal) -> Flow {
+    let identity = !pod.identity_fits();
+    let storage = !pod.storage_fits(&draft.snapshot.set, ordinal);
+    if storage && !claims::complete(draft, ordinal, Some(&pod.uid)) {
+        return Flow::Fail;
+    }
+    claims::fix_owners(draft, ordinal, Some(&pod.uid));
+    if identity || storage {
+        draft.repair_pod(pod, ordinal, identity, storage);
+    }
+    Flow::Go
+}

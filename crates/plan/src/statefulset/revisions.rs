@@ -1,0 +1,119 @@
+//! Which revision the set comes from, which it goes to, and which old ones are kept (REV-4 to REV-12).
+//!
+//! Holds I11: numbers only grow, equal templates share one revision, no more history than the limit.
+
+use model::identity::{Ordinal, RevisionName};
+
+use super::{
+    action::{Action, Guard, Op},
+    draft::{Draft, set_unchanged},
+    snapshot::{Control, PodView, RevisionView, SetView, Snapshot, Strategy},
+};
+
+/// The two revisions that matter.
+pub(super) struct Revisions {
+    /// Where the set comes from.
+    pub current: RevisionName,
+    /// Where the set goes to: the present template.
+    pub update: RevisionName,
+    /// How many names of revisions were found taken by other templates.
+    pub collisions: u32,
+}
+
+impl Revisions {
+    /// The revision that a pod made now is made from (REV-12). `partition` counts indices (D4).
+    pub fn of_new_pod(&self, set: &SetView, ordinal: Ordinal) -> &RevisionName {
+        let kept_back = match &set.strategy {
+            Strategy::Rolling(Some(rolling)) => rolling.partition,
+            Strategy::Rolling(None) => u32::try_from(set.status.current).unwrap_or(0),
+            Strategy::OnDelete => 0,
+        };
+        let outdated = ordinal.index(set.start).is_some_and(|index| index < kept_back);
+        if outdated { &self.current } else { &self.update }
+    }
+}
+
+/// Finds the current and the update revision; adopts orphans, makes or renumbers what is missing.
+pub(super) fn find(snapshot: &Snapshot) -> (Revisions, Vec<Action>) {
+    let set = &snapshot.set;
+    let history = history(snapshot);
+    let mut actions = if set.deleting { Vec::new() } else { adopt(snapshot, &history) };
+
+    let mut collisions = set.status.collisions.unwrap_or(0);
+    let next = history.last().map_or(1, |newest| newest.number.saturating_add(1));
+    let equal = history.iter().rfind(|revision| revision.template == set.template);
+    let newest = history.last();
+    let update = match (equal, newest) {
+        (Some(equal), Some(newest)) if equal.template == newest.template => newest.name.clone(),
+        (Some(equal), _) => {
+            let op = Op::RenumberRevision { name: equal.name.clone(), number: next };
+            actions.push(Action { op, guards: vec![set_unchanged(snapshot), unchanged(equal)] });
+            equal.name.clone()
+        }
+        (None, Some(newest)) if newest.equivalent => newest.name.clone(),
+        (None, _) => {
+            let name = free_name(snapshot, &mut collisions);
+            if !snapshot.revisions.iter().any(|revision| revision.name == name) {
+                let op = Op::CreateRevision { name: name.clone(), number: next, template: set.template.clone() };
+                actions.push(Action { op, guards: vec![set_unchanged(snapshot), Guard::RevisionAbsent(name.clone())] });
+            }
+            name
+        }
+    };
+
+    let stored = |revision: &&RevisionView| Some(&revision.name) == set.status.current_revision.as_ref();
+    let current = history.iter().copied().find(stored).map_or(&update, |revision| &revision.name).clone();
+    (Revisions { current, update, collisions }, actions)
+}
+
+/// Deletes the oldest revisions that nothing uses, beyond the limit (REV-11).
+pub(super) fn truncate(draft: &mut Draft<'_>, pods: &[&PodView]) {
+    let Some(limit) = draft.snapshot.set.history_limit else { return };
+    let live = |revision: &RevisionView| {
+        revision.name == draft.revisions.current
+            || revision.name == draft.revisions.update
+            || pods.iter().any(|pod| pod.revision.as_ref() == Some(&revision.name))
+    };
+    let old: Vec<_> = history(draft.snapshot).into_iter().filter(|revision| !live(revision)).collect();
+    let keep = usize::try_from(limit).unwrap_or(usize::MAX);
+    let surplus = old.len().saturating_sub(keep);
+    draft.actions.extend(old.into_iter().take(surplus).map(|revision| Action {
+        op: Op::DeleteRevision { name: revision.name.clone() },
+        guards: vec![unchanged(revision)],
+    }));
+}
+
+/// The set's revisions and those it may adopt, the oldest first.
+fn history(snapshot: &Snapshot) -> Vec<&RevisionView> {
+    let mut history: Vec<_> =
+        snapshot.revisions.iter().filter(|revision| revision.selected && revision.control != Control::Other).collect();
+    history.sort_by_key(|revision| (revision.number, revision.created, &revision.name));
+    history
+}
+
+fn adopt(snapshot: &Snapshot, history: &[&RevisionView]) -> Vec<Action> {
+    let orphans = history.iter().filter(|revision| revision.control == Control::Nobody);
+    let adopt = |revision: &&RevisionView| Action {
+        op: Op::AdoptRevision { name: revision.name.clone() },
+        guards: vec![set_unchanged(snapshot), unchanged(revision)],
+    };
+    orphans.map(adopt).collect()
+}
+
+/// The first name for the present template that no other template holds (REV-8). Each collision rules out one existing
+/// revision, so there are no more tries than revisions.
+fn free_name(snapshot: &Snapshot, collisions: &mut u32) -> RevisionName {
+    let set = &snapshot.set;
+    loop {
+        let name = set.template.revision_name(&set.name, *collisions);
+        let holder = snapshot.revisions.iter().find(|revision| revision.name == name);
+        if holder.is_none_or(|holder| holder.template == set.template) {
+            return name;
+        }
+        *collisions = collisions.wrapping_add(1);
+    }
+}
+
+fn unchanged(revision: &RevisionView) -> Guard {
+    Guard::RevisionUnchanged { name: revision.name.clone(), uid: revision.uid.clone(), at: revision.at }
+}

@@ -1,0 +1,280 @@
+//! What a decision about one set looks at.
+//!
+//! The views hold raw facts, as small as the decision needs them; every judgment (is it ready, is it ours, does its
+//! storage fit) is made by the planner. The controller, the simulator and the oracle all build them; `view` makes them
+//! from stored objects.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use model::{
+    identity::{ClaimName, ModRevision, NodeName, Ordinal, PodName, RevisionName, SetName, Uid},
+    revision::TemplateBytes,
+};
+
+use super::status::Status;
+
+/// Everything that a decision about one set looks at.
+///
+/// All of it must come from one revision of the store, or from a cache that is not older than the decider's own last
+/// write (I17).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The time of the decision.
+    pub now: Timestamp,
+    /// The set.
+    pub set: SetView,
+    /// Every pod of the namespace that has a name this set could give, that the selector matches, or that the set
+    /// owns. More do no harm.
+    pub pods: Vec<PodView>,
+    /// Every claim of the namespace with a name that this set could give. More do no harm.
+    pub claims: BTreeMap<ClaimName, ClaimView>,
+    /// Every revision of the namespace that the selector matches, that the set owns, or whose name begins with the
+    /// set's. More do no harm.
+    pub revisions: Vec<RevisionView>,
+    /// Whether a Service of the name `serviceName` exists in the namespace. True if the set names none.
+    pub service_exists: bool,
+}
+
+/// One StatefulSet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetView {
+    /// metadata.name
+    pub name: SetName,
+    /// metadata.uid
+    pub uid: Uid,
+    /// Revision of the last change.
+    pub at: ModRevision,
+    /// metadata.generation
+    pub generation: i64,
+    /// Whether deletion was asked for.
+    pub deleting: bool,
+    /// spec.replicas
+    pub replicas: u32,
+    /// spec.ordinals.start
+    pub start: Ordinal,
+    /// spec.podManagementPolicy
+    pub policy: Policy,
+    /// spec.updateStrategy
+    pub strategy: Strategy,
+    /// spec.minReadySeconds
+    pub min_ready_seconds: u32,
+    /// spec.persistentVolumeClaimRetentionPolicy
+    pub retention: Retention,
+    /// Names of spec.volumeClaimTemplates, in order.
+    pub claim_templates: Vec<String>,
+    /// spec.revisionHistoryLimit; None keeps all.
+    pub history_limit: Option<u32>,
+    /// spec.template
+    pub template: TemplateBytes,
+    /// spec.serviceName; empty if there is none.
+    pub service_name: String,
+    /// status
+    pub status: Status,
+}
+
+/// In which order pods come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// One after the other: each waits for its predecessors.
+    OrderedReady,
+    /// All at once.
+    Parallel,
+}
+
+/// How a change of the template reaches the pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// The set replaces its pods, from the highest ordinal down.
+    Rolling(Option<Rolling>),
+    /// Pods are replaced when somebody deletes them.
+    OnDelete,
+}
+
+/// spec.updateStrategy.rollingUpdate. That it can be absent under type RollingUpdate matters (REV-12).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rolling {
+    /// Pods with a lower index than this keep the current revision.
+    pub partition: u32,
+    /// How many pods may be unavailable. None is the classic walk, one pod at a time (UPD-4); Some, also of 1, counts
+    /// the unavailable pods of the whole set (MU-2, MU-3).
+    pub max_unavailable: Option<MaxUnavailable>,
+}
+
+/// A bound on unavailable pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxUnavailable {
+    /// So many pods.
+    Count(u32),
+    /// So many percent of `replicas`, rounded down (MU-1, D1).
+    Percent(u32),
+}
+
+impl MaxUnavailable {
+    /// The bound for a set of this size; at least 1.
+    pub fn of(self, replicas: u32) -> u32 {
+        match self {
+            Self::Count(count) => count.max(1),
+            Self::Percent(percent) => {
+                let share = u64::from(replicas) * u64::from(percent) / 100;
+                u32::try_from(share).unwrap_or(u32::MAX).max(1)
+            }
+        }
+    }
+}
+
+/// What becomes of claims. The default keeps them always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// whenDeleted is Delete: claims go with the set.
+    pub delete_with_set: bool,
+    /// whenScaled is Delete: claims go with a pod that is scaled away.
+    pub delete_when_scaled: bool,
+}
+
+impl Retention {
+    /// Whether no claim ever has an owner.
+    pub fn keeps_all(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Who controls an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// This set, by uid.
+    Ours,
+    /// Nobody: it can be adopted.
+    Nobody,
+    /// Somebody else, or an older set of the same name.
+    Other,
+}
+
+/// status.phase of a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub enum Phase {
+    #[default]
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Unknown,
+}
+
+impl Phase {
+    /// The word in status.phase.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Unknown => "Unknown",
+        }
+    }
+
+    /// Whether the pod will never run again.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// One pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// metadata.name
+    pub name: PodName,
+    /// metadata.uid
+    pub uid: Uid,
+    /// Revision of the last change.
+    pub at: ModRevision,
+    /// The controller.
+    pub control: Control,
+    /// Whether the set's selector matches its labels.
+    pub selected: bool,
+    /// Whether deletion was asked for.
+    pub terminating: bool,
+    /// Label controller-revision-hash.
+    pub revision: Option<RevisionName>,
+    /// Label statefulset.kubernetes.io/pod-name.
+    pub name_label: Option<PodName>,
+    /// The claim that each volume names, by name of the volume.
+    pub volumes: BTreeMap<String, ClaimName>,
+    /// status.phase
+    pub phase: Phase,
+    /// Since when the condition Ready is True; None while it is not.
+    pub ready_since: Option<Timestamp>,
+    /// The node it is bound to.
+    pub node: Option<NodeName>,
+    /// Why it is not bound or not ready, in the words of whoever knows (conditions, container states). May be empty.
+    pub trouble: String,
+}
+
+/// One claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimView {
+    /// metadata.name
+    pub name: ClaimName,
+    /// metadata.uid
+    pub uid: Uid,
+    /// Revision of the last change.
+    pub at: ModRevision,
+    /// Whether deletion was asked for.
+    pub terminating: bool,
+    /// metadata.ownerReferences, in order.
+    pub owners: Vec<ClaimOwner>,
+}
+
+/// One owner of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimOwner {
+    /// What sort of object.
+    pub kind: OwnerKind,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: Uid,
+    /// Whether it is the controller.
+    pub controller: bool,
+}
+
+/// Kinds of owners that matter to claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnerKind {
+    /// A StatefulSet of apps/v1 or berth/v1.
+    Set,
+    /// A Pod.
+    Pod,
+    /// Anything else.
+    Other {
+        /// apiVersion
+        api_version: String,
+        /// kind
+        kind: String,
+    },
+}
+
+/// One ControllerRevision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RevisionView {
+    /// metadata.name
+    pub name: RevisionName,
+    /// metadata.uid
+    pub uid: Uid,
+    /// Revision of the store at the last change.
+    pub at: ModRevision,
+    /// `.revision`: the order among the revisions of a set.
+    pub number: i64,
+    /// The controller.
+    pub control: Control,
+    /// Whether the set's selector matches its labels.
+    pub selected: bool,
+    /// `.data`
+    pub template: TemplateBytes,
+    /// Whether the template means the same as the set's present one although its bytes differ, because defaults were
+    /// added since (REV-7).
+    pub equivalent: bool,
+    /// When it was made: breaks ties between equal numbers.
+    pub created: Timestamp,
+}

@@ -1,0 +1,93 @@
+//! What a set reports of itself (STAT-1 to STAT-11).
+//!
+//! Counts are of pods as the snapshot shows them: a pod created by the plan does not count yet, a pod deleted by it
+//! still does. Holds I22: what is written is a count over one snapshot, and observedGeneration never falls.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use model::identity::RevisionName;
+
+use super::{
+    draft::Draft,
+    snapshot::{PodView, SetView, Snapshot, Strategy},
+};
+
+/// The part of a set's status that its controller decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// status.observedGeneration
+    pub observed_generation: i64,
+    /// Pods that exist, terminating ones included (STAT-2).
+    pub replicas: i32,
+    /// Pods that are Running and Ready (STAT-3).
+    pub ready: i32,
+    /// Pods that are ready for minReadySeconds (STAT-4).
+    pub available: i32,
+    /// Pods at the current revision that are not terminating (STAT-5).
+    pub current: i32,
+    /// Pods at the update revision that are not terminating (STAT-6).
+    pub updated: i32,
+    /// status.currentRevision
+    pub current_revision: Option<RevisionName>,
+    /// status.updateRevision
+    pub update_revision: Option<RevisionName>,
+    /// status.collisionCount
+    pub collisions: Option<u32>,
+}
+
+impl Status {
+    /// Counts the set's pods.
+    pub(super) fn count(draft: &Draft<'_>, pods: &[&PodView]) -> Self {
+        let snapshot = draft.snapshot;
+        let current = &draft.revisions.current;
+        let update = &draft.revisions.update;
+        let of = |test: &dyn Fn(&PodView) -> bool| {
+            i32::try_from(pods.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
+        };
+        Self {
+            observed_generation: snapshot.set.generation,
+            replicas: of(&|_| true),
+            ready: of(&|pod| pod.is_ready()),
+            available: of(&|pod| pod.is_available(snapshot)),
+            current: of(&|pod| !pod.terminating && pod.revision.as_ref() == Some(current)),
+            updated: of(&|pod| !pod.terminating && pod.revision.as_ref() == Some(update)),
+            current_revision: Some(current.clone()),
+            update_revision: Some(update.clone()),
+            collisions: Some(draft.revisions.collisions),
+        }
+    }
+
+    /// A finished rolling update makes the update revision the current one (STAT-9, UPD-8).
+    pub(super) fn complete(&mut self, set: &SetView) {
+        let all = i32::try_from(set.replicas).unwrap_or(i32::MAX);
+        let rolling = matches!(set.strategy, Strategy::Rolling(_));
+        if rolling && self.updated == all && self.ready == all && self.replicas == all {
+            self.current = self.updated;
+            self.current_revision = self.update_revision.clone();
+        }
+    }
+
+    /// Whether this is worth a write over `stored` (STAT-11). A changed collision count alone is not: the next change
+    /// takes it along.
+    pub(super) fn differs_from(&self, stored: &Status) -> bool {
+        let counted = |status: &Status| Status { observed_generation: 0, collisions: None, ..status.clone() };
+        self.observed_generation > stored.observed_generation || counted(self) != counted(stored)
+    }
+}
+
+/// When a pod that is ready now will have been so for minReadySeconds; the earliest of all (STALE-4).
+pub(super) fn requeue_after(snapshot: &Snapshot, pods: &[&PodView], status: &Status) -> Option<Duration> {
+    let min_ready = snapshot.set.min_ready_seconds;
+    if min_ready == 0 || status.ready == status.available {
+        return None;
+    }
+    let until_available = |pod: &&PodView| until(snapshot.now, pod.available_from(min_ready)?);
+    let next = pods.iter().filter_map(until_available).min();
+    Some(next.unwrap_or(Duration::from_secs(u64::from(min_ready))))
+}
+
+/// How long it is until `then`; None if that is past.
+fn until(now: Timestamp, then: Timestamp) -> Option<Duration> {
+    Duration::try_from(then.duration_since(now)).ok().filter(|left| !left.is_zero())
+}

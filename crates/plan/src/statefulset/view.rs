@@ -1,0 +1,295 @@
+//! Snapshots from stored objects.
+//!
+//! Total: a field that is missing gets the default that the front door would have given it, and a word that this
+//! version does not know gets the meaning that holds things still (an unknown phase is `Unknown`, an unknown policy
+//! keeps claims).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use model::{
+    identity::{ModRevision, NodeName, Ordinal, SetName, Uid},
+    revision::TemplateBytes,
+};
+use pb::{
+    Object, ObjectExt,
+    objects::{
+        Condition, ContainerState, ControllerRevision, IntOrString, LabelSelector, LabelSelectorRequirement,
+        ObjectMeta, OwnerReference, PersistentVolumeClaim, Pod, PodTemplateSpec, StatefulSet, StatefulSetSpec,
+        StatefulSetStatus, int_or_string,
+    },
+};
+
+use super::{
+    snapshot::{
+        ClaimOwner, ClaimView, Control, MaxUnavailable, OwnerKind, Phase, PodView, Policy, Retention, RevisionView,
+        Rolling, SetView, Snapshot, Strategy,
+    },
+    stamp::{POD_NAME_LABEL, REVISION_LABEL},
+    status::Status,
+};
+
+/// The objects that a decision about one set looks at.
+///
+/// `pods`, `claims` and `revisions` may hold more than the set's: all of the namespace do no harm, only cost time.
+#[derive(Clone, Copy, Debug)]
+pub struct Objects<'a> {
+    /// The set.
+    pub set: &'a StatefulSet,
+    /// Pods of the namespace.
+    pub pods: &'a [&'a Pod],
+    /// Claims of the namespace.
+    pub claims: &'a [&'a PersistentVolumeClaim],
+    /// Revisions of the namespace.
+    pub revisions: &'a [&'a ControllerRevision],
+    /// Whether the Service that `serviceName` names exists.
+    pub service_exists: bool,
+}
+
+impl Snapshot {
+    /// What the objects say at `now`.
+    pub fn of(now: Timestamp, objects: Objects<'_>) -> Self {
+        let set = set(objects.set);
+        let selector = objects.set.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let concerns = |meta: &ObjectMeta, control: Control, selected: bool| {
+            selected || control == Control::Ours || meta.name.starts_with(set.name.as_str())
+        };
+        let pods = objects.pods.iter().map(|object| pod(object, &set.uid, selector));
+        let pods = pods.filter(|p| p.selected || p.control == Control::Ours || set.name.ordinal_of(&p.name).is_some());
+        let claims = objects.claims.iter().map(|object| claim(object));
+        let revisions = objects.revisions.iter().filter_map(|object| {
+            let (control, selected) = (control(object.meta(), &set.uid), matches(selector, object.meta()));
+            concerns(object.meta(), control, selected).then(|| revision(object, control, selected))
+        });
+        Self {
+            now,
+            pods: pods.collect(),
+            claims: claims.map(|claim| (claim.name.clone(), claim)).collect(),
+            revisions: revisions.collect(),
+            service_exists: objects.service_exists,
+            set,
+        }
+    }
+}
+
+/// The template as the bytes that revisions are compared by.
+pub fn template_bytes(template: &PodTemplateSpec) -> TemplateBytes {
+    // The mapping writes plain fields, maps and numbers: there is nothing in it that JSON could not hold. Were it to
+    // fail all the same, all templates would look alike and nothing would be replaced.
+    TemplateBytes::from_json(&serde_json::to_value(template).unwrap_or_default())
+}
+
+fn set(set: &StatefulSet) -> SetView {
+    let empty = StatefulSetSpec::default();
+    let spec = set.spec.as_ref().unwrap_or(&empty);
+    let claim_names = spec.volume_claim_templates.iter().map(|template| template.name().to_owned());
+    SetView {
+        name: SetName::from(set.name()),
+        uid: Uid::from(set.uid()),
+        at: ModRevision(set.mod_revision()),
+        generation: set.meta().generation,
+        deleting: set.is_terminating(),
+        replicas: unsigned(spec.replicas.unwrap_or(1)),
+        start: Ordinal(spec.ordinals.as_ref().map_or(0, |ordinals| unsigned(ordinals.start))),
+        policy: if spec.pod_management_policy == "Parallel" { Policy::Parallel } else { Policy::OrderedReady },
+        strategy: strategy(spec),
+        min_ready_seconds: unsigned(spec.min_ready_seconds),
+        retention: spec.persistent_volume_claim_retention_policy.as_ref().map_or_else(Retention::default, |policy| {
+            Retention {
+                delete_with_set: policy.when_deleted == "Delete",
+                delete_when_scaled: policy.when_scaled == "Delete",
+            }
+        }),
+        claim_templates: claim_names.collect(),
+        history_limit: u32::try_from(spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY_LIMIT)).ok(),
+        template: spec.template.as_ref().map_or_else(|| TemplateBytes::new([]), template_bytes),
+        service_name: spec.service_name.clone(),
+        status: set.status.as_ref().map_or_else(Status::default, Status::from),
+    }
+}
+
+/// DEF: revisionHistoryLimit.
+const DEFAULT_HISTORY_LIMIT: i32 = 10;
+
+fn strategy(spec: &StatefulSetSpec) -> Strategy {
+    let strategy = spec.update_strategy.as_ref();
+    if strategy.is_some_and(|strategy| strategy.r#type == "OnDelete") {
+        return Strategy::OnDelete;
+    }
+    let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
+    Strategy::Rolling(rolling.map(|rolling| Rolling {
+        partition: unsigned(rolling.partition.unwrap_or(0)),
+        max_unavailable: rolling.max_unavailable.as_ref().map(max_unavailable),
+    }))
+}
+
+/// A text that is no percentage bounds the update to one pod.
+fn max_unavailable(bound: &IntOrString) -> MaxUnavailable {
+    match &bound.kind {
+        Some(int_or_string::Kind::IntValue(count)) => MaxUnavailable::Count(unsigned(*count)),
+        Some(int_or_string::Kind::StringValue(text)) => {
+            let percent = text.strip_suffix('%').and_then(|percent| percent.parse().ok());
+            percent.map_or(MaxUnavailable::Count(1), MaxUnavailable::Percent)
+        }
+        None => MaxUnavailable::Count(1),
+    }
+}
+
+impl From<&StatefulSetStatus> for Status {
+    fn from(status: &StatefulSetStatus) -> Self {
+        let revision = |name: &str| if name.is_empty() { None } else { Some(name.into()) };
+        Self {
+            observed_generation: status.observed_generation,
+            replicas: status.replicas,
+            ready: status.ready_replicas,
+            available: status.available_replicas,
+            current: status.current_replicas,
+            updated: status.updated_replicas,
+            current_revision: revision(&status.current_revision),
+            update_revision: revision(&status.update_revision),
+            collisions: status.collision_count.map(unsigned),
+        }
+    }
+}
+
+fn pod(pod: &Pod, set: &Uid, selector: Option<&LabelSelector>) -> PodView {
+    let meta = pod.meta();
+    let label = |key: &str| meta.labels.get(key);
+    let status = pod.status.as_ref();
+    let condition = |kind: &str| status.and_then(|s| s.conditions.iter().find(|condition| condition.r#type == kind));
+    let ready = condition("Ready").filter(|ready| ready.status == "True");
+    PodView {
+        name: meta.name.as_str().into(),
+        uid: meta.uid.as_str().into(),
+        at: ModRevision(pod.mod_revision()),
+        control: control(meta, set),
+        selected: matches(selector, meta),
+        terminating: pod.is_terminating(),
+        revision: label(REVISION_LABEL).filter(|name| !name.is_empty()).map(|name| name.as_str().into()),
+        name_label: label(POD_NAME_LABEL).map(|name| name.as_str().into()),
+        volumes: claim_volumes(pod),
+        phase: phase(status.map_or("", |status| status.phase.as_str())),
+        ready_since: ready.map(since),
+        node: pod
+            .spec
+            .as_ref()
+            .map(|spec| &spec.node_name)
+            .filter(|node| !node.is_empty())
+            .map(|n| NodeName::from(n.as_str())),
+        trouble: trouble(pod, condition("PodScheduled")),
+    }
+}
+
+/// When a condition came to hold. Without a time it has held since ever, as far as anybody knows.
+fn since(condition: &Condition) -> Timestamp {
+    condition.last_transition_time.as_ref().map_or(Timestamp::MIN, |time| time.timestamp())
+}
+
+fn claim_volumes(pod: &Pod) -> BTreeMap<String, model::identity::ClaimName> {
+    let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes);
+    let claims = volumes.filter_map(|volume| {
+        let source = volume.persistent_volume_claim.as_ref()?;
+        Some((volume.name.clone(), source.claim_name.as_str().into()))
+    });
+    claims.collect()
+}
+
+fn phase(word: &str) -> Phase {
+    match word {
+        "" | "Pending" => Phase::Pending,
+        "Running" => Phase::Running,
+        "Succeeded" => Phase::Succeeded,
+        "Failed" => Phase::Failed,
+        _ => Phase::Unknown,
+    }
+}
+
+/// What the scheduler or the node say is wrong, the most telling first.
+fn trouble(pod: &Pod, scheduled: Option<&Condition>) -> String {
+    if let Some(unbound) = scheduled.filter(|condition| condition.status == "False") {
+        return unbound.message.clone();
+    }
+    let Some(status) = &pod.status else { return String::new() };
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
+    let waiting = containers.filter(|container| !container.ready).find_map(|container| {
+        let ContainerState { waiting, terminated, .. } = container.state.as_ref()?;
+        let waiting = waiting.as_ref().map(|waiting| (&waiting.reason, &waiting.message));
+        let (reason, message) = waiting.or_else(|| terminated.as_ref().map(|end| (&end.reason, &end.message)))?;
+        let reason = format!("container {} {reason} {message}", container.name);
+        Some(reason.trim_end().to_owned())
+    });
+    waiting.unwrap_or_else(|| status.message.clone())
+}
+
+fn claim(claim: &PersistentVolumeClaim) -> ClaimView {
+    let meta = claim.meta();
+    ClaimView {
+        name: meta.name.as_str().into(),
+        uid: meta.uid.as_str().into(),
+        at: ModRevision(claim.mod_revision()),
+        terminating: claim.is_terminating(),
+        owners: meta.owner_references.iter().map(ClaimOwner::from).collect(),
+    }
+}
+
+impl From<&OwnerReference> for ClaimOwner {
+    fn from(owner: &OwnerReference) -> Self {
+        let kind = match (owner.kind.as_str(), group(&owner.api_version)) {
+            ("StatefulSet", "apps" | "berth") => OwnerKind::Set,
+            ("Pod", "") => OwnerKind::Pod,
+            _ => OwnerKind::Other { api_version: owner.api_version.clone(), kind: owner.kind.clone() },
+        };
+        let controller = owner.controller.unwrap_or(false);
+        Self { kind, name: owner.name.clone(), uid: owner.uid.as_str().into(), controller }
+    }
+}
+
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+fn revision(revision: &ControllerRevision, control: Control, selected: bool) -> RevisionView {
+    let meta = revision.meta();
+    RevisionView {
+        name: meta.name.as_str().into(),
+        uid: meta.uid.as_str().into(),
+        at: ModRevision(revision.mod_revision()),
+        number: revision.revision,
+        control,
+        selected,
+        template: revision.data.as_ref().map_or_else(|| TemplateBytes::new([]), template_bytes),
+        equivalent: false,
+        created: meta.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.timestamp()),
+    }
+}
+
+fn control(meta: &ObjectMeta, set: &Uid) -> Control {
+    match meta.owner_references.iter().find(|owner| owner.controller == Some(true)) {
+        Some(owner) if owner.uid == set.as_str() => Control::Ours,
+        Some(_) => Control::Other,
+        None => Control::Nobody,
+    }
+}
+
+/// Whether a selector matches an object's labels. A set without a selector selects nothing.
+fn matches(selector: Option<&LabelSelector>, meta: &ObjectMeta) -> bool {
+    selector.is_some_and(|selector| {
+        let exact = selector.match_labels.iter().all(|(key, value)| meta.labels.get(key) == Some(value));
+        exact && selector.match_expressions.iter().all(|requirement| meets(requirement, meta))
+    })
+}
+
+fn meets(requirement: &LabelSelectorRequirement, meta: &ObjectMeta) -> bool {
+    let label = meta.labels.get(&requirement.key);
+    match requirement.operator.as_str() {
+        "In" => label.is_some_and(|value| requirement.values.contains(value)),
+        "NotIn" => label.is_none_or(|value| !requirement.values.contains(value)),
+        "Exists" => label.is_some(),
+        "DoesNotExist" => label.is_none(),
+        _ => false,
+    }
+}
+
+fn unsigned(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
