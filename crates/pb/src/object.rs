@@ -26,7 +26,10 @@ pub trait Object:
     fn into_any(self) -> AnyObject;
 
     /// Back from one of any kind; gives the object back if it is of another kind.
-    fn from_any(any: AnyObject) -> Result<Self, AnyObject>;
+    fn from_any(any: AnyObject) -> Result<Self, Box<AnyObject>>;
+
+    /// A look at one of any kind; None if the object is of another kind.
+    fn peek(any: &AnyObject) -> Option<&Self>;
 }
 
 /// Short ways to an object's metadata.
@@ -101,10 +104,17 @@ macro_rules! objects {
                     AnyObject { object: Some(Variant::$kind(self)) }
                 }
 
-                fn from_any(any: AnyObject) -> Result<Self, AnyObject> {
+                fn from_any(any: AnyObject) -> Result<Self, Box<AnyObject>> {
                     match any.object {
                         Some(Variant::$kind(object)) => Ok(object),
-                        object => Err(AnyObject { object }),
+                        object => Err(Box::new(AnyObject { object })),
+                    }
+                }
+
+                fn peek(any: &AnyObject) -> Option<&Self> {
+                    match &any.object {
+                        Some(Variant::$kind(object)) => Some(object),
+                        _ => None,
                     }
                 }
             }
@@ -132,6 +142,14 @@ macro_rules! objects {
                 match &mut self.object {
                     $(Some(Variant::$kind(object)) => Some(object.meta_mut()),)*
                     None => None,
+                }
+            }
+
+            /// Writes its apiVersion (if empty) and kind.
+            pub fn stamp_type(&mut self) {
+                match &mut self.object {
+                    $(Some(Variant::$kind(object)) => object.stamp_type(),)*
+                    None => {}
                 }
             }
 
