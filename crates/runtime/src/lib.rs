@@ -15,7 +15,7 @@ pub mod server;
 pub mod shutdown;
 pub mod tasks;
 pub mod telemetry;
-mod trace;
+pub mod trace;
 
 pub use cache::{Cache, Change, Changes, reflect, reflect_with};
 pub use config::{CommonArgs, EtcdArgs};

@@ -1,6 +1,7 @@
 //! Traces across services: W3C trace context in gRPC metadata, a span and a measurement for every call served.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::OnceLock,
@@ -30,6 +31,49 @@ pub(crate) fn inject(mut request: Request<()>) -> Result<Request<()>, Status> {
         propagator.inject_context(&context, &mut Carrier(request.metadata_mut()));
     });
     Ok(request)
+}
+
+/// The annotation by which a trace goes on where no call does: whoever acts on an object follows its trace.
+pub const ANNOTATION: &str = "berth.dev/traceparent";
+
+/// The present span as a W3C `traceparent`; None if traces are not exported.
+pub fn current() -> Option<String> {
+    let mut out = BTreeMap::new();
+    let context = Span::current().context();
+    opentelemetry::global::get_text_map_propagator(|propagator| {
+        propagator.inject_context(&context, &mut Pairs(&mut out))
+    });
+    out.remove(TRACEPARENT)
+}
+
+/// Makes a span part of the trace that an object's annotation names, if there is one.
+pub fn follow(span: &Span, annotations: &BTreeMap<String, String>) {
+    let Some(parent) = annotations.get(ANNOTATION) else { return };
+    let mut pairs = BTreeMap::from([(TRACEPARENT.to_owned(), parent.clone())]);
+    let context = opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&Pairs(&mut pairs)));
+    if let Err(error) = span.set_parent(context) {
+        tracing::trace!(%error, "no parent for this span");
+    }
+}
+
+const TRACEPARENT: &str = "traceparent";
+
+struct Pairs<'a>(&'a mut BTreeMap<String, String>);
+
+impl Injector for Pairs<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        self.0.insert(key.to_owned(), value);
+    }
+}
+
+impl Extractor for Pairs<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
 }
 
 struct Carrier<'a>(&'a mut MetadataMap);
