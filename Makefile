@@ -1,0 +1,69 @@
+# Everything that one does with Berth's sources. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# rustup puts cargo here; a shell opened before the toolchain came may not know it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+BERTH := $(TARGET_DIR)/debug/berth
+# OCI archives of the container images that tests and the demo run. Nothing is pulled.
+IMAGES := $(TARGET_DIR)/images
+export BERTH_IMAGES := $(abspath $(IMAGES))
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,BERTH_IMAGES,BERTH_BIN,KEEP)
+SEEDS ?= 200
+
+.PHONY: help
+help: ## Lists the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+.PHONY: setup
+setup: ## Installs what building and running need (Debian/Ubuntu); does nothing if all is there
+	@deploy/setup.sh
+
+.PHONY: build
+build: setup ## Builds the berth binary
+	cargo build --locked --package cli
+
+.PHONY: images
+images: setup ## Builds the pause and nginx images from Debian packages
+	@deploy/images/build.sh $(IMAGES)
+
+.PHONY: demo
+demo: build images ## Shows the main job from nothing; KEEP=1 leaves the lab running
+	@BERTH_BIN=$(abspath $(BERTH)) $(SUDO) deploy/demo.sh
+
+.PHONY: test
+test: build images ## Passes all tests, the end-to-end tests in the lab included
+	cargo test --locked --workspace --exclude tests
+	BERTH_BIN=$(abspath $(BERTH)) cargo test --locked --package tests --no-run
+	BERTH_BIN=$(abspath $(BERTH)) $(SUDO) env "PATH=$$PATH" cargo test --locked --package tests -- --test-threads=1 --nocapture
+
+.PHONY: check
+check: setup ## fmt, clippy, the purity lint and the lint of the contracts
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	cargo run --locked --quiet --package xtask -- purity
+	cargo run --locked --quiet --package xtask -- proto
+
+.PHONY: bless
+bless: setup ## Takes new lines of the contracts into proto/contract.lock
+	cargo run --locked --quiet --package xtask -- proto --bless
+
+.PHONY: sim
+sim: setup ## Runs the simulation; SEEDS=N
+	cargo run --locked --release --package sim -- --seeds $(SEEDS)
+
+.PHONY: bench
+bench: setup ## Measures ordered bring-up against raw etcd; writes target/bench.json
+	@mkdir -p target
+	cargo run --locked --release --package tests --bin bench -- --out target/bench.json
+
+.PHONY: lab-up
+lab-up: build images ## Brings a three-node lab up
+	@$(SUDO) $(BERTH) lab up --nodes 3
+
+.PHONY: lab-down
+lab-down: ## Takes the lab down; leaves nothing behind
+	@$(SUDO) $(BERTH) lab down
