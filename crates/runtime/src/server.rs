@@ -129,13 +129,16 @@ impl Bound {
         for name in &server.health {
             reporter.set_service_status(*name, tonic_health::ServingStatus::Serving).await;
         }
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .context("build the reflection service")?;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
         let mut routes = server.routes;
-        routes.add_service(health).add_service(reflection);
+        routes.add_service(health);
+        routes.add_service(reflection().build_v1().context("build the reflection service")?);
+        // What grpcio and older grpcurl still ask for.
+        routes.add_service(reflection().build_v1alpha().context("build the older reflection service")?);
         let router = routes.routes().into_axum_router().route("/metrics", get(|| async { crate::metrics::text() }));
 
         let tonic = tonic::transport::Server::builder()
