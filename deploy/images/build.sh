@@ -19,7 +19,8 @@ NGINX_TAGS=(
   docker.io/library/nginx:1.22
 )
 PAUSE_PACKAGES=(catatonit)
-NGINX_PACKAGES=(nginx nginx-common libc6 libcrypt1 libpcre2-8-0 libssl3 zlib1g busybox-static)
+# wget besides busybox's own: that one crashes when it is given a time limit (-T), which every probe gives it.
+NGINX_PACKAGES=(nginx nginx-common wget busybox-static)
 
 die() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
 
@@ -39,7 +40,8 @@ arch=$(dpkg --print-architecture)
 case $arch in
   amd64 | arm64) ;;
   armhf) arch=arm ;;
-  *) ;; # Debian's and OCI's names agree for the rest that matters (riscv64, s390x, ppc64le differ only by 'el').
+  ppc64el) arch=ppc64le ;;
+  *) ;; # Debian and OCI use the same name.
 esac
 
 # What the archives are made from: when it changes, they are stale.
@@ -58,6 +60,9 @@ if command -v flock >/dev/null; then
 fi
 tmp=$(mktemp -d "$out/.build.XXXXXX")
 
+# refresh gets new package lists where it may; what fails for want of them says so later.
+refresh() { [[ $EUID -ne 0 ]] || apt-get -qq -o Acquire::Retries=3 update >"$tmp/update.log" 2>&1 || true; }
+
 # fetch DIR PACKAGE... downloads the packages' archives into DIR.
 fetch() {
   local dir=$1 log=$tmp/apt.log; shift
@@ -66,13 +71,30 @@ fetch() {
   # apt's own download user cannot write into a private directory; root needs no second user to fetch a file.
   [[ $EUID -ne 0 ]] || get+=(-o APT::Sandbox::User=root)
   if (cd "$dir" && "${get[@]}" download "$@") >"$log" 2>&1; then return; fi
-  # Package lists may be missing or too old for the archive's present files.
+  # Package lists may be too old for the archive's present files.
   if [[ $EUID -eq 0 ]]; then
-    "${get[@]}" update >>"$log" 2>&1 || true
+    refresh
     if (cd "$dir" && "${get[@]}" download "$@") >>"$log" 2>&1; then return; fi
   fi
   cat "$log" >&2
   die "cannot download $*: run 'apt-get update' (as root) and check that Debian's archive can be reached, then run this again"
+}
+
+# libraries PACKAGE... names the packages of all shared libraries that the given ones need. Other dependencies (installers'
+# helpers, documentation) have no use in an image.
+libraries() {
+  local -A seen=()
+  local queue=("$@") package dependency
+  while [[ ${#queue[@]} -gt 0 ]]; do
+    package=${queue[0]}; queue=("${queue[@]:1}")
+    while IFS= read -r dependency; do
+      if [[ -z ${seen[$dependency]:-} ]]; then
+        seen[$dependency]=1
+        queue+=("$dependency")
+        printf '%s\n' "$dependency"
+      fi
+    done < <(apt-cache depends --important "$package" | sed -nE 's/^ *\|?(Pre)?Depends: ((lib|zlib)[^ ]*)$/\2/p')
+  done
 }
 
 # unpack ROOT DIR extracts every package in DIR over ROOT, whose /bin, /lib and /sbin are links into /usr.
@@ -140,13 +162,15 @@ build_pause() {
 }
 
 build_nginx() {
-  local root=$tmp/nginx applet
-  fetch "$tmp/nginx.debs" "${NGINX_PACKAGES[@]}"
+  local root=$tmp/nginx applet libraries
+  apt-cache show "${NGINX_PACKAGES[@]}" >/dev/null 2>&1 || refresh
+  mapfile -t libraries < <(libraries "${NGINX_PACKAGES[@]}")
+  fetch "$tmp/nginx.debs" "${NGINX_PACKAGES[@]}" "${libraries[@]}"
   unpack "$root" "$tmp/nginx.debs"
   # Not needed in a container; licences stay.
   find "$root/usr/share/doc" -type f ! -name copyright -delete
   rm -rf "$root"/usr/share/{man,lintian,locale,initramfs-tools,bug,vim} \
-    "$root"/usr/lib/*/{gconv,audit} "$root"/usr/lib/systemd "$root"/etc/{init.d,default,logrotate.d,ufw,initramfs-tools}
+    "$root"/usr/lib/*/{gconv,audit} "$root"/usr/share/{apport,gcc,gdb,info} "$root"/usr/lib/systemd "$root"/etc/{init.d,default,logrotate.d,ufw,initramfs-tools}
   find "$root" -type d -empty -delete
   mkdir -p "$root"/{dev,etc,home,mnt,proc,root,run,srv,sys,tmp,usr/local/bin,var/cache,var/tmp,var/log/nginx,var/lib/nginx,usr/sbin}
   chmod 1777 "$root/tmp" "$root/var/tmp"

@@ -87,8 +87,11 @@ fn text(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).join("\n")
 }
 
-/// The images, built beside the binary as `make` does; costs nothing when they are there.
+/// The images that `make` built, else built here beside the binary; costs nothing when they are there.
 fn images() -> PathBuf {
+    if let Some(dir) = std::env::var_os("BERTH_IMAGES") {
+        return dir.into();
+    }
     let dir = Path::new(BERTH).ancestors().nth(2).unwrap().join("images");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/images/build.sh");
     let output = Command::new(script).arg(&dir).output().unwrap();
@@ -117,7 +120,11 @@ fn start_container(lab: &Lab) -> ProcessId {
     };
     let group = format!("{}/c1", layout.cgroup_parent(node));
     let image = "registry.k8s.io/nginx-slim:0.24";
-    run(&["run", "--detach", "--cgroup", &group, image, "c1"]);
+    // The default folders are shared by the whole machine.
+    let runc = layout.containerd_dir(node).join("runc");
+    let runc = runc.to_str().unwrap();
+    let own = ["--runc-root", runc, "--fifo-dir", runc, "--cgroup", &group];
+    run(&[&["run", "--detach"], &own[..], &[image, "c1"]].concat());
     let tasks = run(&["tasks", "list"]);
     let line = tasks.lines().find(|line| line.starts_with("c1")).unwrap();
     ProcessId::of(line.split_whitespace().nth(1).unwrap().parse().unwrap()).unwrap()
