@@ -11,7 +11,11 @@ BERTH := $(TARGET_DIR)/debug/berth
 # OCI archives of the container images that tests and the demo run. Nothing is pulled.
 IMAGES := $(TARGET_DIR)/images
 export BERTH_IMAGES := $(abspath $(IMAGES))
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,BERTH_IMAGES,BERTH_BIN,KEEP)
+export BERTH_BIN := $(abspath $(BERTH))
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
+# Tests make mounts and network namespaces: not the build, but the test programs run as root.
+RUNNER := CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_RUNNER
+export $(RUNNER) := $(SUDO)
 SEEDS ?= 200
 
 .PHONY: help
@@ -32,13 +36,12 @@ images: setup ## Builds the pause and nginx images from Debian packages
 
 .PHONY: demo
 demo: build images ## Shows the main job from nothing; KEEP=1 leaves the lab running
-	@BERTH_BIN=$(abspath $(BERTH)) $(SUDO) deploy/demo.sh
+	@$(SUDO) deploy/demo.sh
 
 .PHONY: test
 test: build images ## Passes all tests, the end-to-end tests in the lab included
 	cargo test --locked --workspace --exclude tests
-	BERTH_BIN=$(abspath $(BERTH)) cargo test --locked --package tests --no-run
-	BERTH_BIN=$(abspath $(BERTH)) $(SUDO) env "PATH=$$PATH" cargo test --locked --package tests -- --test-threads=1 --nocapture
+	cargo test --locked --package tests -- --test-threads=1 --nocapture
 
 .PHONY: check
 check: setup ## fmt, clippy, the purity lint and the lint of the contracts
@@ -58,7 +61,8 @@ sim: setup ## Runs the simulation; SEEDS=N
 .PHONY: bench
 bench: setup ## Measures ordered bring-up against raw etcd; writes target/bench.json
 	@mkdir -p target
-	cargo run --locked --release --package tests --bin bench -- --out target/bench.json
+	cargo build --locked --release --package cli --package tests
+	BERTH_BIN=$(abspath $(TARGET_DIR)/release/berth) $(TARGET_DIR)/release/bench --out target/bench.json
 
 .PHONY: lab-up
 lab-up: build images ## Brings a three-node lab up

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use anyhow::Context;
 use clap::Args;
-use store::Store;
+use store::{Error, EtcdConfig, EtcdStore, Store};
 
 use crate::telemetry::TelemetryArgs;
 
@@ -33,12 +34,17 @@ pub struct EtcdArgs {
 }
 
 impl EtcdArgs {
-    /// A store over the members.
+    /// A store over the members. While none of them answers the service starts all the same, says so, and serves what
+    /// it can: etcd may come later.
     pub async fn connect(&self) -> anyhow::Result<Arc<dyn Store>> {
-        todo_connect(&self.etcd).await
+        let config = EtcdConfig::new(&self.etcd);
+        let store = match EtcdStore::connect(config.clone()).await {
+            Err(Error::Unavailable(reason)) => {
+                tracing::warn!(etcd = self.etcd.join(","), reason, "etcd does not answer yet");
+                EtcdStore::lazy(config).await
+            }
+            other => other,
+        };
+        Ok(Arc::new(store.with_context(|| format!("--etcd {}", self.etcd.join(",")))?))
     }
-}
-
-async fn todo_connect(_etcd: &[String]) -> anyhow::Result<Arc<dyn Store>> {
-    anyhow::bail!("not connected to EtcdStore yet")
 }

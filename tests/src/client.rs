@@ -1,0 +1,195 @@
+//! A user's view of a cluster, over gRPC.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pb::{
+    Kind, Object,
+    api::v1::{
+        ApplyRequest, ApplyResponse, DeleteRequest, EventType, GetRequest, ListRequest, UpdateScaleRequest,
+        WatchRequest, api_service_client::ApiServiceClient,
+    },
+    objects::Pod,
+};
+use runtime::channel::{Channel, connect, connect_streaming};
+
+/// The namespace that tests use.
+pub const NAMESPACE: &str = "default";
+
+/// A user.
+#[derive(Clone)]
+pub struct Client {
+    calls: ApiServiceClient<Channel>,
+    streams: ApiServiceClient<Channel>,
+}
+
+/// What became of a pod, and when a watching user heard of it.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// The pod, as it was then.
+    pub pod: Pod,
+    /// What happened.
+    pub event: EventType,
+    /// When it was heard.
+    pub at: Instant,
+}
+
+impl Client {
+    /// A user of the API service at `http://HOST:PORT`.
+    pub fn new(server: &str) -> Result<Self> {
+        Ok(Self {
+            calls: ApiServiceClient::new(connect(server)?),
+            streams: ApiServiceClient::new(connect_streaming(server)?),
+        })
+    }
+
+    /// Applies manifests.
+    pub async fn apply(&self, manifests: &[serde_json::Value]) -> Result<ApplyResponse, tonic::Status> {
+        let manifests = manifests.iter().map(|manifest| manifest.to_string().into_bytes()).collect();
+        let request = ApplyRequest { manifests, namespace: NAMESPACE.to_owned(), ..ApplyRequest::default() };
+        Ok(self.calls.clone().apply(request).await?.into_inner())
+    }
+
+    /// All objects of a kind, with the revision that they show.
+    pub async fn list<T: Object>(&self, label_selector: &str) -> Result<(Vec<T>, String)> {
+        let mut request = ListRequest {
+            kind: T::KIND.name().to_owned(),
+            namespace: if T::KIND.namespaced() { NAMESPACE.to_owned() } else { String::new() },
+            label_selector: label_selector.to_owned(),
+            ..ListRequest::default()
+        };
+        let mut items = Vec::new();
+        loop {
+            let page = self.calls.clone().list(request.clone()).await?.into_inner();
+            for item in page.items {
+                items.push(T::from_any(item).map_err(|_| anyhow::anyhow!("an object of another kind in the list"))?);
+            }
+            if page.r#continue.is_empty() {
+                return Ok((items, page.resource_version));
+            }
+            request.r#continue = page.r#continue;
+        }
+    }
+
+    /// One object; None if there is none of this name.
+    pub async fn get<T: Object>(&self, name: &str) -> Result<Option<T>> {
+        let request = GetRequest {
+            kind: T::KIND.name().to_owned(),
+            namespace: if T::KIND.namespaced() { NAMESPACE.to_owned() } else { String::new() },
+            name: name.to_owned(),
+        };
+        match self.calls.clone().get(request).await {
+            Ok(response) => {
+                let object = response.into_inner().object.context("an empty answer")?;
+                Ok(Some(T::from_any(object).map_err(|_| anyhow::anyhow!("an object of another kind"))?))
+            }
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    /// Scales a set.
+    pub async fn scale(&self, name: &str, replicas: i32) -> Result<()> {
+        let request = UpdateScaleRequest {
+            namespace: NAMESPACE.to_owned(),
+            name: name.to_owned(),
+            replicas,
+            resource_version: String::new(),
+        };
+        self.calls.clone().update_scale(request).await?;
+        Ok(())
+    }
+
+    /// Deletes an object.
+    pub async fn delete(&self, kind: Kind, name: &str) -> Result<()> {
+        let request = DeleteRequest {
+            kind: kind.name().to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            name: name.to_owned(),
+            ..DeleteRequest::default()
+        };
+        self.calls.clone().delete(request).await?;
+        Ok(())
+    }
+
+    /// Follows the pods of a selector from a revision on until `done` says so. Resumes after a broken stream.
+    pub async fn follow_pods(
+        &self,
+        label_selector: &str,
+        since: &str,
+        deadline: Duration,
+        mut done: impl FnMut(&Heard) -> bool,
+    ) -> Result<Vec<Heard>> {
+        let mut heard = Vec::new();
+        let mut since = since.to_owned();
+        let follow = async {
+            loop {
+                let request = WatchRequest {
+                    kind: Kind::Pod.name().to_owned(),
+                    namespace: NAMESPACE.to_owned(),
+                    label_selector: label_selector.to_owned(),
+                    resource_version: since.clone(),
+                    ..WatchRequest::default()
+                };
+                let Ok(response) = self.streams.clone().watch(request).await else {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                let mut stream = response.into_inner();
+                while let Ok(Some(event)) = stream.message().await {
+                    since.clone_from(&event.resource_version);
+                    let kind = event.r#type();
+                    let Some(Ok(pod)) = event.object.map(Pod::from_any) else { continue };
+                    let one = Heard { pod, event: kind, at: Instant::now() };
+                    let over = done(&one);
+                    heard.push(one);
+                    if over {
+                        return;
+                    }
+                }
+            }
+        };
+        if tokio::time::timeout(deadline, follow).await.is_err() {
+            let story: Vec<String> =
+                heard.iter().map(|one| format!("{:?} {}", one.event, one.pod.meta().name)).collect();
+            bail!("not done after {deadline:?}; heard: {}", story.join(", "));
+        }
+        Ok(heard)
+    }
+}
+
+/// Whether a pod's Ready condition is true.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
+}
+
+/// A set with one claim for each ordinal and a readiness probe.
+pub fn set_manifest(name: &str, replicas: i32) -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": name},
+        "spec": {
+            "serviceName": name,
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 5,
+                    "containers": [{
+                        "name": "nginx",
+                        "image": "registry.k8s.io/nginx-slim:0.24",
+                        "ports": [{"containerPort": 80, "name": "web"}],
+                        "readinessProbe": {"tcpSocket": {"port": "web"}, "periodSeconds": 1},
+                        "volumeMounts": [{"name": "www", "mountPath": "/usr/share/nginx/html"}],
+                    }],
+                },
+            },
+            "volumeClaimTemplates": [{
+                "metadata": {"name": "www"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}},
+            }],
+        },
+    })
+}
