@@ -2,7 +2,7 @@
 //!
 //! Revisions are etcd's: one number for the whole store, raised by one with every transaction that changes anything.
 
-use std::{pin::Pin, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -76,6 +76,48 @@ pub struct Txn {
 impl Txn {
     /// Guards, and changes, that one transaction may have (etcd's default bound).
     pub const MAX: usize = 128;
+
+    /// Bytes of keys and values that one transaction may have (etcd's default bound, less room for its envelope).
+    pub const MAX_BYTES: usize = 1536 * 1024 - 16 * 1024;
+
+    /// Whether a store can take it at all: the bounds, and each change on another key.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], which says what to make smaller.
+    pub fn check(&self) -> Result<()> {
+        let refused = |why: String| Err(Error::Refused(why));
+        if self.guards.len() > Self::MAX {
+            return refused(format!("{} guards in one transaction, at most {}", self.guards.len(), Self::MAX));
+        }
+        if self.ops.len() > Self::MAX {
+            return refused(format!(
+                "{} changes in one transaction, at most {}; make several transactions",
+                self.ops.len(),
+                Self::MAX
+            ));
+        }
+        let mut keys = BTreeSet::new();
+        let mut bytes = 0;
+        for op in &self.ops {
+            if op.key().as_str().is_empty() {
+                return refused("a change without a key".to_owned());
+            }
+            if !keys.insert(op.key()) {
+                return refused(format!("two changes of {} in one transaction", op.key()));
+            }
+            bytes += op.key().as_str().len();
+            if let Op::Put(_, value, _) = op {
+                bytes += value.len();
+            }
+        }
+        if bytes > Self::MAX_BYTES {
+            return refused(format!(
+                "{bytes} bytes in one transaction, at most {}; make the objects smaller or make several transactions",
+                Self::MAX_BYTES
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What became of a transaction.
@@ -134,11 +176,11 @@ pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchItem>> + Send>>;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The revision asked for is gone: list again.
-    #[error("revision {requested} has been compacted (oldest is {oldest}); list again")]
+    #[error("revision {requested} has been compacted; list again")]
     Compacted {
         /// What was asked for.
         requested: Revision,
-        /// The oldest that there is.
+        /// The oldest that there is; 0 if the store did not say.
         oldest: Revision,
     },
     /// No member answered within the deadline. For a write: it was found not to have happened.
