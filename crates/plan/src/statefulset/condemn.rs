@@ -35,13 +35,17 @@ fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
         return;
     }
     let healthy = pod.is_ready() && pod.is_available(draft.snapshot);
-    match first_unavailable(draft) {
-        Some(lowest) if !healthy && lowest != ordinal => {
-            let peer = draft.snapshot.set.name.pod(lowest);
-            draft.wait(ordinal, WaitReason::PeerNotReady { peer });
-        }
-        _ => draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway),
+    let lowest = first_unavailable(draft);
+    if healthy || lowest == Some(ordinal) {
+        draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway);
+        return;
     }
+    let reason = match lowest {
+        Some(lowest) => WaitReason::PeerNotReady { peer: draft.snapshot.set.name.pod(lowest) },
+        // Its condition says Ready and its phase does not say Running: the node is still to make up its mind.
+        None => WaitReason::NotReady { phase: pod.phase, trouble: pod.trouble.clone() },
+    };
+    draft.wait(ordinal, reason);
 }
 
 /// The lowest ordinal in range that is missing or unavailable, else the lowest out of range.

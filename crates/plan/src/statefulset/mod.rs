@@ -30,7 +30,7 @@ mod wait;
 pub use action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op, Plan, PodAt};
 pub use snapshot::{
     ClaimOwner, ClaimView, Control, MaxUnavailable, OwnerKind, Phase, PodView, Policy, Retention, RevisionView,
-    Rolling, SetView, Snapshot, Strategy,
+    SetView, Snapshot, Strategy,
 };
 pub use status::Status;
 pub use view::{Objects, template_bytes};

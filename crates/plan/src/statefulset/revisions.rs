@@ -24,8 +24,8 @@ impl Revisions {
     /// The revision that a pod made now is made from (REV-12). `partition` counts indices (D4).
     pub fn of_new_pod(&self, set: &SetView, ordinal: Ordinal) -> &RevisionName {
         let kept_back = match &set.strategy {
-            Strategy::Rolling(Some(rolling)) => rolling.partition,
-            Strategy::Rolling(None) => u32::try_from(set.status.current).unwrap_or(0),
+            Strategy::Rolling { partition: Some(partition), .. } => *partition,
+            Strategy::Rolling { partition: None, .. } => u32::try_from(set.status.current).unwrap_or(0),
             Strategy::OnDelete => 0,
         };
         let outdated = ordinal.index(set.start).is_some_and(|index| index < kept_back);

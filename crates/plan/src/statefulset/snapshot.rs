@@ -86,19 +86,16 @@ pub enum Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// The set replaces its pods, from the highest ordinal down.
-    Rolling(Option<Rolling>),
+    Rolling {
+        /// Pods with a lower index than this keep the current revision. None if spec.updateStrategy.rollingUpdate is
+        /// absent, which is not the same as 0 (REV-12).
+        partition: Option<u32>,
+        /// How many pods may be unavailable. None is the classic walk, one pod at a time (UPD-4); Some, also of 1,
+        /// counts the unavailable pods of the whole set (MU-2, MU-3).
+        max_unavailable: Option<MaxUnavailable>,
+    },
     /// Pods are replaced when somebody deletes them.
     OnDelete,
-}
-
-/// spec.updateStrategy.rollingUpdate. That it can be absent under type RollingUpdate matters (REV-12).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rolling {
-    /// Pods with a lower index than this keep the current revision.
-    pub partition: u32,
-    /// How many pods may be unavailable. None is the classic walk, one pod at a time (UPD-4); Some, also of 1, counts
-    /// the unavailable pods of the whole set (MU-2, MU-3).
-    pub max_unavailable: Option<MaxUnavailable>,
 }
 
 /// A bound on unavailable pods.

@@ -22,7 +22,7 @@ pub struct Status {
     pub replicas: i32,
     /// Pods that are Running and Ready (STAT-3).
     pub ready: i32,
-    /// Pods that are ready for minReadySeconds (STAT-4).
+    /// Those of them that have been ready for minReadySeconds (STAT-4).
     pub available: i32,
     /// Pods at the current revision that are not terminating (STAT-5).
     pub current: i32,
@@ -49,7 +49,7 @@ impl Status {
             observed_generation: snapshot.set.generation,
             replicas: of(&|_| true),
             ready: of(&|pod| pod.is_ready()),
-            available: of(&|pod| pod.is_available(snapshot)),
+            available: of(&|pod| pod.is_ready() && pod.is_available(snapshot)),
             current: of(&|pod| !pod.terminating && pod.revision.as_ref() == Some(current)),
             updated: of(&|pod| !pod.terminating && pod.revision.as_ref() == Some(update)),
             current_revision: Some(current.clone()),
@@ -61,7 +61,7 @@ impl Status {
     /// A finished rolling update makes the update revision the current one (STAT-9, UPD-8).
     pub(super) fn complete(&mut self, set: &SetView) {
         let all = i32::try_from(set.replicas).unwrap_or(i32::MAX);
-        let rolling = matches!(set.strategy, Strategy::Rolling(_));
+        let rolling = matches!(set.strategy, Strategy::Rolling { .. });
         if rolling && self.updated == all && self.ready == all && self.replicas == all {
             self.current = self.updated;
             self.current_revision = self.update_revision.clone();

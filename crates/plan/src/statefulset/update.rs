@@ -7,7 +7,7 @@ use model::identity::Ordinal;
 use super::{
     action::DeleteReason,
     draft::Draft,
-    snapshot::{MaxUnavailable, PodView, Rolling, Strategy},
+    snapshot::{MaxUnavailable, PodView, Strategy},
     wait::WaitReason,
 };
 
@@ -18,8 +18,8 @@ pub(super) fn process(draft: &mut Draft<'_>) -> i32 {
             explain_on_delete(draft);
             0
         }
-        Strategy::Rolling(rolling) => {
-            let Rolling { partition, max_unavailable } = rolling.unwrap_or_default();
+        Strategy::Rolling { partition, max_unavailable } => {
+            let partition = partition.unwrap_or(0);
             match max_unavailable {
                 None => one_at_a_time(draft, partition),
                 Some(bound) => within_budget(draft, partition, bound),

@@ -23,7 +23,7 @@ use pb::{
 use super::{
     snapshot::{
         ClaimOwner, ClaimView, Control, MaxUnavailable, OwnerKind, Phase, PodView, Policy, Retention, RevisionView,
-        Rolling, SetView, Snapshot, Strategy,
+        SetView, Snapshot, Strategy,
     },
     stamp::{POD_NAME_LABEL, REVISION_LABEL},
     status::Status,
@@ -117,10 +117,10 @@ fn strategy(spec: &StatefulSetSpec) -> Strategy {
         return Strategy::OnDelete;
     }
     let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-    Strategy::Rolling(rolling.map(|rolling| Rolling {
-        partition: unsigned(rolling.partition.unwrap_or(0)),
-        max_unavailable: rolling.max_unavailable.as_ref().map(max_unavailable),
-    }))
+    Strategy::Rolling {
+        partition: rolling.map(|rolling| unsigned(rolling.partition.unwrap_or(0))),
+        max_unavailable: rolling.and_then(|rolling| rolling.max_unavailable.as_ref()).map(max_unavailable),
+    }
 }
 
 /// A text that is no percentage bounds the update to one pod.
