@@ -15,8 +15,8 @@ PACKAGES=(
   # lab
   etcd-server:etcd etcd-client:etcdctl containerd:containerd runc:runc containernetworking-plugins
   iproute2:ip util-linux:nsenter mount:losetup e2fsprogs:mkfs.ext4
-  # examples
-  python3:python3 python3-venv
+  # demo and examples
+  jq:jq python3:python3 python3-venv
 )
 # Their packages start a service of the same name; the lab runs its own, in its own folders.
 SERVICES=(etcd containerd)
@@ -117,7 +117,7 @@ fi
 
 if [[ $rust == missing ]]; then
   say "Rust $wanted or newer is missing: installing rustup for user $(id -un), with the toolchain that rust-toolchain.toml names, into ~/.cargo and ~/.rustup"
-  if apt-cache show rustup >/dev/null 2>&1; then
+  if apt-cache policy rustup 2>/dev/null | grep -q 'Candidate: [0-9]'; then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install rustup >/dev/null
     rustup default "$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$here/../rust-toolchain.toml")"
   else

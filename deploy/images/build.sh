@@ -84,16 +84,17 @@ fetch() {
 # helpers, documentation) have no use in an image.
 libraries() {
   local -A seen=()
-  local queue=("$@") package dependency
+  local queue=("$@") package dependency needs
   while [[ ${#queue[@]} -gt 0 ]]; do
     package=${queue[0]}; queue=("${queue[@]:1}")
-    while IFS= read -r dependency; do
+    needs=$(apt-cache depends --important "$package" | sed -nE 's/^ *\|?(Pre)?Depends: ((lib|zlib)[^ ]*)$/\2/p')
+    for dependency in $needs; do
       if [[ -z ${seen[$dependency]:-} ]]; then
         seen[$dependency]=1
         queue+=("$dependency")
         printf '%s\n' "$dependency"
       fi
-    done < <(apt-cache depends --important "$package" | sed -nE 's/^ *\|?(Pre)?Depends: ((lib|zlib)[^ ]*)$/\2/p')
+    done
   done
 }
 
@@ -164,7 +165,8 @@ build_pause() {
 build_nginx() {
   local root=$tmp/nginx applet libraries
   apt-cache show "${NGINX_PACKAGES[@]}" >/dev/null 2>&1 || refresh
-  mapfile -t libraries < <(libraries "${NGINX_PACKAGES[@]}")
+  libraries "${NGINX_PACKAGES[@]}" >"$tmp/libraries"
+  mapfile -t libraries <"$tmp/libraries"
   fetch "$tmp/nginx.debs" "${NGINX_PACKAGES[@]}" "${libraries[@]}"
   unpack "$root" "$tmp/nginx.debs"
   # Not needed in a container; licences stay.
