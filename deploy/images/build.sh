@@ -84,17 +84,18 @@ fetch() {
 # helpers, documentation) have no use in an image.
 libraries() {
   local -A seen=()
-  local queue=("$@") package dependency needs
-  while [[ ${#queue[@]} -gt 0 ]]; do
-    package=${queue[0]}; queue=("${queue[@]:1}")
-    needs=$(apt-cache depends --important "$package" | sed -nE 's/^ *\|?(Pre)?Depends: ((lib|zlib)[^ ]*)$/\2/p')
+  local level=("$@") next needs dependency
+  while [[ ${#level[@]} -gt 0 ]]; do
+    needs=$(apt-cache depends --important "${level[@]}" | sed -nE 's/^ *\|?(Pre)?Depends: ((lib|zlib)[^ ]*)$/\2/p')
+    next=()
     for dependency in $needs; do
       if [[ -z ${seen[$dependency]:-} ]]; then
         seen[$dependency]=1
-        queue+=("$dependency")
+        next+=("$dependency")
         printf '%s\n' "$dependency"
       fi
     done
+    level=("${next[@]}")
   done
 }
 
