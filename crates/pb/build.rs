@@ -2,7 +2,8 @@
 //!
 //! The JSON names in the descriptors are the single truth for serde: a message's JSON is Kubernetes' JSON because its
 //! `.proto` says so. Types whose JSON is not a plain object (times, quantities, int-or-string) get no derive here; their
-//! serde stands in `src/json`.
+//! serde stands in `src/json`. From the same descriptors comes the static table behind `src/schema.rs`: what fields there
+//! are, for code that must name the ones that are not.
 
 use std::{env, fs, path::PathBuf};
 
@@ -51,6 +52,7 @@ fn main() -> Result<()> {
             builder = builder.field_attribute(format!("{name}.{}", field.name()), field_serde(&field));
         }
     }
+    fs::write(out.join("schema.rs"), schema_table(&pool))?;
     builder.compile_fds(descriptors).context("generate Rust from the descriptors")?;
     Ok(())
 }
@@ -100,4 +102,55 @@ fn is_bytes_map(field: &FieldDescriptor) -> bool {
         Kind::Message(entry) => matches!(entry.map_entry_value_field().kind(), Kind::Bytes),
         _ => false,
     }
+}
+
+/// The objects' messages as statics of `src/schema.rs`'s types.
+fn schema_table(pool: &DescriptorPool) -> String {
+    let in_objects = |m: &MessageDescriptor| OBJECT_PACKAGES.contains(&m.package_name()) && !m.is_map_entry();
+    let messages = pool.all_messages().filter(in_objects).filter(|m| !HAND_WRITTEN.contains(&m.full_name()));
+    let mut out = String::new();
+    for message in messages {
+        let fields: Vec<_> = message.fields().map(|f| schema_field(&f)).collect();
+        out.push_str(&format!(
+            "#[doc = \"The fields of {name}.\"]\npub static {constant}: Message = Message {{ name: \"{name}\", fields: &[{fields}] }};\n",
+            name = message.name(),
+            constant = constant_name(message.name()),
+            fields = fields.join(", "),
+        ));
+    }
+    out
+}
+
+fn schema_field(field: &FieldDescriptor) -> String {
+    let (form, kind) = match field.kind() {
+        Kind::Message(entry) if field.is_map() => ("Map", entry.map_entry_value_field().kind()),
+        kind if field.is_list() => ("List", kind),
+        kind => ("One", kind),
+    };
+    format!("Field {{ name: \"{}\", form: Form::{form}, shape: {} }}", field.json_name(), schema_shape(&kind))
+}
+
+fn schema_shape(kind: &Kind) -> String {
+    match kind {
+        Kind::Bool => "Shape::Bool".to_owned(),
+        Kind::Int32 => "Shape::Int32".to_owned(),
+        Kind::Int64 => "Shape::Int64".to_owned(),
+        Kind::String => "Shape::Text".to_owned(),
+        Kind::Bytes => "Shape::Bytes".to_owned(),
+        Kind::Message(message) if HAND_WRITTEN.contains(&message.full_name()) => format!("Shape::{}", message.name()),
+        Kind::Message(message) => format!("Shape::Message(&{})", constant_name(message.name())),
+        other => panic!("objects have no fields of type {other:?}: teach schema.rs and src/json what they are in JSON"),
+    }
+}
+
+/// StatefulSetSpec -> STATEFUL_SET_SPEC
+fn constant_name(message: &str) -> String {
+    let mut out = String::new();
+    for (at, char) in message.char_indices() {
+        if at > 0 && char.is_uppercase() {
+            out.push('_');
+        }
+        out.push(char.to_ascii_uppercase());
+    }
+    out
 }

@@ -1,6 +1,15 @@
-//! What Berth's objects mean: names and identity, revisions, and the rules that make an object valid.
+//! What Berth's objects mean: names and identity, quantities, selectors, defaults, revisions, and the rules that make an
+//! object valid.
 //!
-//! Pure: no clock, no I/O, no randomness.
+//! Pure: no clock, no I/O, no randomness. The rules are Kubernetes'; where Berth's differ, the place says so and why.
 
+pub mod decode;
+pub mod default;
+pub mod error;
 pub mod identity;
+pub mod names;
+pub mod quantity;
 pub mod revision;
+pub mod selector;
+mod unsupported;
+pub mod validate;

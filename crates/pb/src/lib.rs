@@ -7,6 +7,7 @@
 pub mod json;
 mod kind;
 mod object;
+pub mod schema;
 mod time;
 
 pub use kind::{Kind, UnknownKind};

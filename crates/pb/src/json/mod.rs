@@ -20,6 +20,12 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// Whether a text is what a field of bytes takes.
+pub fn is_base64(text: &str) -> bool {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    STANDARD.decode(text).is_ok()
+}
+
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

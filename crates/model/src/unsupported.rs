@@ -1,0 +1,234 @@
+//! Fields that Kubernetes has and Berth does not have yet.
+//!
+//! Two lists. [`is_known`]: the field is refused with "not supported by Berth yet" instead of "unknown field", so that
+//! nobody looks for a typing error. [`says_what_is_so`]: a value that asks for exactly what Berth does anyway (manifests
+//! written out by Kubernetes carry its defaults) is dropped without loss.
+
+use serde_json::Value;
+
+/// Fields of Kubernetes' messages that Berth's messages of the same name lack.
+const KNOWN: &[(&str, &[&str])] = &[
+    ("ObjectMeta", &["managedFields", "selfLink", "clusterName"]),
+    ("LabelSelector", &[]),
+    (
+        "PodSpec",
+        &[
+            "activeDeadlineSeconds",
+            "affinity",
+            "automountServiceAccountToken",
+            "dnsConfig",
+            "dnsPolicy",
+            "enableServiceLinks",
+            "ephemeralContainers",
+            "hostAliases",
+            "hostIPC",
+            "hostNetwork",
+            "hostPID",
+            "hostUsers",
+            "imagePullSecrets",
+            "os",
+            "overhead",
+            "preemptionPolicy",
+            "priority",
+            "priorityClassName",
+            "readinessGates",
+            "resourceClaims",
+            "resources",
+            "runtimeClassName",
+            "schedulerName",
+            "schedulingGates",
+            "serviceAccount",
+            "serviceAccountName",
+            "setHostnameAsFQDN",
+            "shareProcessNamespace",
+            "tolerations",
+            "topologySpreadConstraints",
+        ],
+    ),
+    (
+        "PodSecurityContext",
+        &[
+            "appArmorProfile",
+            "fsGroup",
+            "fsGroupChangePolicy",
+            "runAsNonRoot",
+            "seLinuxChangePolicy",
+            "seLinuxOptions",
+            "seccompProfile",
+            "supplementalGroups",
+            "supplementalGroupsPolicy",
+            "sysctls",
+            "windowsOptions",
+        ],
+    ),
+    (
+        "SecurityContext",
+        &[
+            "allowPrivilegeEscalation",
+            "appArmorProfile",
+            "capabilities",
+            "privileged",
+            "procMount",
+            "readOnlyRootFilesystem",
+            "runAsNonRoot",
+            "seLinuxOptions",
+            "seccompProfile",
+            "windowsOptions",
+        ],
+    ),
+    (
+        "Container",
+        &[
+            "envFrom",
+            "lifecycle",
+            "resizePolicy",
+            "restartPolicy",
+            "restartPolicyRules",
+            "stdin",
+            "stdinOnce",
+            "terminationMessagePath",
+            "terminationMessagePolicy",
+            "tty",
+            "volumeDevices",
+        ],
+    ),
+    ("ContainerPort", &["hostIP", "hostPort"]),
+    ("EnvVarSource", &["fileKeyRef", "resourceFieldRef"]),
+    ("ResourceRequirements", &["claims"]),
+    ("VolumeMount", &["mountPropagation", "recursiveReadOnly", "subPath", "subPathExpr"]),
+    ("Probe", &["grpc", "terminationGracePeriodSeconds"]),
+    (
+        "Volume",
+        &[
+            "awsElasticBlockStore",
+            "azureDisk",
+            "azureFile",
+            "cephfs",
+            "cinder",
+            "csi",
+            "downwardAPI",
+            "ephemeral",
+            "fc",
+            "flexVolume",
+            "flocker",
+            "gcePersistentDisk",
+            "gitRepo",
+            "glusterfs",
+            "hostPath",
+            "image",
+            "iscsi",
+            "nfs",
+            "photonPersistentDisk",
+            "portworxVolume",
+            "projected",
+            "quobyte",
+            "rbd",
+            "scaleIO",
+            "storageos",
+            "vsphereVolume",
+        ],
+    ),
+    ("PersistentVolumeClaimSpec", &["dataSource", "dataSourceRef", "selector", "volumeAttributesClassName"]),
+    (
+        "PersistentVolumeSpec",
+        &["hostPath", "local", "mountOptions", "nfs", "volumeAttributesClassName", "iscsi", "fc", "cephfs", "rbd"],
+    ),
+    (
+        "ServiceSpec",
+        &[
+            "allocateLoadBalancerNodePorts",
+            "clusterIPs",
+            "externalIPs",
+            "externalName",
+            "externalTrafficPolicy",
+            "healthCheckNodePort",
+            "internalTrafficPolicy",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "loadBalancerClass",
+            "loadBalancerIP",
+            "loadBalancerSourceRanges",
+            "sessionAffinity",
+            "sessionAffinityConfig",
+            "trafficDistribution",
+        ],
+    ),
+    ("ServicePort", &["appProtocol", "nodePort"]),
+    ("Service", &["status"]),
+    ("StorageClass", &["allowVolumeExpansion", "allowedTopologies", "mountOptions"]),
+    ("Namespace", &["spec"]),
+    ("NodeSpec", &["configSource", "externalID", "podCIDRs", "providerID", "taints"]),
+    ("NodeSelectorTerm", &["matchFields"]),
+];
+
+/// Whether Kubernetes' message of this name has the field.
+pub fn is_known(message: &str, field: &str) -> bool {
+    KNOWN.iter().any(|(name, fields)| *name == message && fields.contains(&field))
+}
+
+/// Whether the value of an unsupported field asks for what is so anyway: an empty value, or what Berth always does.
+pub fn says_what_is_so(message: &str, field: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => return true,
+        Value::Array(items) if items.is_empty() => return true,
+        _ => {}
+    }
+    let is = |text: &str| value.as_str() == Some(text);
+    let no = value.as_bool() == Some(false);
+    match (message, field) {
+        // Kept by Kubernetes' server for itself.
+        ("ObjectMeta", "managedFields" | "selfLink") => true,
+        ("PodSpec", "dnsPolicy") => is("ClusterFirst"),
+        ("PodSpec", "schedulerName") => is("default-scheduler"),
+        // There are only headless Services, and those give no links.
+        ("PodSpec", "enableServiceLinks") => value.is_boolean(),
+        ("PodSpec", "preemptionPolicy") => is("PreemptLowerPriority"),
+        // No pod has a service account or its token.
+        ("PodSpec", "automountServiceAccountToken" | "setHostnameAsFQDN" | "shareProcessNamespace") => no,
+        ("PodSpec", "hostIPC" | "hostNetwork" | "hostPID") => no,
+        ("Container", "stdin" | "stdinOnce" | "tty") => no,
+        ("Container", "terminationMessagePath") => is("/dev/termination-log"),
+        ("Container", "terminationMessagePolicy") => is("File"),
+        ("SecurityContext", "privileged" | "readOnlyRootFilesystem") => no,
+        ("ServiceSpec", "clusterIPs") => *value == serde_json::json!(["None"]),
+        ("ServiceSpec", "sessionAffinity") => is("None"),
+        ("ServiceSpec", "internalTrafficPolicy") => is("Cluster"),
+        ("ServiceSpec", "ipFamilyPolicy") => is("SingleStack"),
+        ("ServiceSpec", "ipFamilies") => *value == serde_json::json!(["IPv4"]),
+        ("Service", "status") => true,
+        ("Namespace", "spec") => true,
+        ("StorageClass", "allowVolumeExpansion") => no,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pb::schema::{Message, Shape};
+
+    use super::*;
+
+    /// A field that was added to `proto/` must leave the list, or nobody would ever be told that it is supported now.
+    #[test]
+    fn what_is_supported_is_not_listed() {
+        fn visit(message: &'static Message, seen: &mut Vec<&'static str>) {
+            if seen.contains(&message.name) {
+                return;
+            }
+            seen.push(message.name);
+            for field in message.fields {
+                assert!(!is_known(message.name, field.name), "{}.{}", message.name, field.name);
+                if let Shape::Message(inner) = field.shape {
+                    visit(inner, seen);
+                }
+            }
+        }
+        let mut seen = Vec::new();
+        for kind in pb::Kind::ALL {
+            visit(pb::schema::of(kind), &mut seen);
+        }
+        for (name, _) in KNOWN {
+            assert!(seen.contains(name), "there is no message {name}");
+        }
+    }
+}

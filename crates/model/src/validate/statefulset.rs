@@ -1,0 +1,136 @@
+//! StatefulSets (VAL-1 to VAL-8).
+
+use pb::objects::{IntOrString, StatefulSet, StatefulSetSpec, int_or_string};
+use serde_json::json;
+
+use super::{Occasion, meta, named, not_negative, one_of, pod, storage};
+use crate::{
+    error::{Errors, FieldPath},
+    names,
+    selector::Selector,
+};
+
+pub(super) fn check(set: &StatefulSet, occasion: Occasion, errors: &mut Errors) {
+    let path = FieldPath::of("spec");
+    let Some(spec) = &set.spec else {
+        errors.required(&path, "");
+        return;
+    };
+    not_negative(spec.replicas.unwrap_or(1), &path.child("replicas"), errors);
+    not_negative(spec.min_ready_seconds, &path.child("minReadySeconds"), errors);
+    not_negative(spec.revision_history_limit.unwrap_or(10), &path.child("revisionHistoryLimit"), errors);
+    ordinals(spec, &path, errors);
+    if !matches!(spec.pod_management_policy.as_str(), "OrderedReady" | "Parallel") {
+        let at = path.child("podManagementPolicy");
+        match spec.pod_management_policy.as_str() {
+            "" => errors.required(&at, "must be 'OrderedReady' or 'Parallel'"),
+            other => errors.invalid(&at, other, "must be 'OrderedReady' or 'Parallel'"),
+        }
+    }
+    update_strategy(spec, &path.child("updateStrategy"), errors);
+    let retention = spec.persistent_volume_claim_retention_policy.clone().unwrap_or_default();
+    let at = path.child("persistentVolumeClaimRetentionPolicy");
+    for (field, value) in [("whenDeleted", retention.when_deleted), ("whenScaled", retention.when_scaled)] {
+        one_of(&value, &["Retain", "Delete"], &at.child(field), errors);
+    }
+    if occasion == Occasion::Create {
+        if !spec.service_name.is_empty() {
+            named(&spec.service_name, names::dns_label, &path.child("serviceName"), errors);
+        }
+        claim_templates(spec, &path.child("volumeClaimTemplates"), errors);
+    }
+    template(spec, &path.child("template"), errors);
+}
+
+fn ordinals(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
+    let start = spec.ordinals.as_ref().map_or(0, |ordinals| ordinals.start);
+    let at = path.child("ordinals").child("start");
+    not_negative(start, &at, errors);
+    let last = i64::from(start) + i64::from(spec.replicas.unwrap_or(1)) - 1;
+    if start >= 0 && last > i64::from(i32::MAX) {
+        errors.invalid(&at, start, format!("start and replicas lead to ordinal {last}, beyond {}", i32::MAX));
+    }
+}
+
+fn update_strategy(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
+    let strategy = spec.update_strategy.clone().unwrap_or_default();
+    match strategy.r#type.as_str() {
+        "" => errors.required(&path.child("type"), "must be 'RollingUpdate' or 'OnDelete'"),
+        "RollingUpdate" | "OnDelete" => {}
+        other => errors.invalid(&path.child("type"), other, "must be 'RollingUpdate' or 'OnDelete'"),
+    }
+    let Some(rolling) = &strategy.rolling_update else { return };
+    let at = path.child("rollingUpdate");
+    if strategy.r#type == "OnDelete" {
+        let value = serde_json::to_value(rolling).unwrap_or_default();
+        errors.invalid(&at, value, "only allowed for updateStrategy 'RollingUpdate'");
+        return;
+    }
+    not_negative(rolling.partition.unwrap_or(0), &at.child("partition"), errors);
+    if let Some(bound) = &rolling.max_unavailable {
+        max_unavailable(bound, &at.child("maxUnavailable"), errors);
+    }
+}
+
+fn max_unavailable(bound: &IntOrString, path: &FieldPath, errors: &mut Errors) {
+    match &bound.kind {
+        Some(int_or_string::Kind::StringValue(text)) => {
+            let digits = text.strip_suffix('%').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
+            match digits.map(str::parse::<u32>) {
+                None => errors.invalid(path, text.as_str(), "must be a number, or a percentage such as \"25%\""),
+                Some(Ok(0)) => errors.invalid(path, text.as_str(), "cannot be 0"),
+                Some(Ok(1..=100)) => {}
+                Some(_) => errors.invalid(path, text.as_str(), "must not be greater than 100%"),
+            }
+        }
+        Some(int_or_string::Kind::IntValue(0)) | None => errors.invalid(path, 0, "cannot be 0"),
+        Some(int_or_string::Kind::IntValue(number)) => not_negative(*number, path, errors),
+    }
+}
+
+fn claim_templates(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
+    let mut seen = Vec::new();
+    for (index, claim) in spec.volume_claim_templates.iter().enumerate() {
+        let at = path.index(index);
+        let meta = claim.metadata.clone().unwrap_or_default();
+        named(&meta.name, names::dns_label, &at.child("metadata").child("name"), errors);
+        if !meta.name.is_empty() && seen.contains(&meta.name) {
+            errors.duplicate(&at.child("metadata").child("name"), meta.name.as_str());
+        }
+        meta::labels(&meta.labels, &at.child("metadata").child("labels"), errors);
+        meta::annotations(&meta.annotations, &at.child("metadata").child("annotations"), errors);
+        storage::claim_spec(&claim.spec.clone().unwrap_or_default(), &at.child("spec"), errors);
+        seen.push(meta.name);
+    }
+}
+
+fn template(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
+    let template = spec.template.clone().unwrap_or_default();
+    let meta = template.metadata.unwrap_or_default();
+    let (labels, at) = (&meta.labels, path.child("metadata").child("labels"));
+    meta::labels(labels, &at, errors);
+    meta::annotations(&meta.annotations, &path.child("metadata").child("annotations"), errors);
+
+    let selector_path = FieldPath::of("spec").child("selector");
+    match spec.selector.as_ref() {
+        None => errors.required(&selector_path, "labels of the set's pods, such as matchLabels: {app: web}"),
+        Some(selector) if selector.match_labels.is_empty() && selector.match_expressions.is_empty() => {
+            errors.invalid(&selector_path, json!({}), "empty selector is invalid for statefulset");
+        }
+        Some(selector) => {
+            let sound = meta::selector(selector, &selector_path, errors);
+            if sound && !Selector::of(selector).is_ok_and(|selector| selector.matches(labels)) {
+                errors.invalid(&at, json!(labels), "`selector` does not match template `labels`");
+            }
+        }
+    }
+
+    let pod_spec = template.spec.unwrap_or_default();
+    let at = path.child("spec");
+    if !matches!(pod_spec.restart_policy.as_str(), "" | "Always") {
+        errors.not_supported(&at.child("restartPolicy"), &pod_spec.restart_policy, &["Always"]);
+    }
+    let claims: Vec<_> =
+        spec.volume_claim_templates.iter().filter_map(|c| Some(c.metadata.as_ref()?.name.as_str())).collect();
+    pod::spec(&pod_spec, &claims, &at, errors);
+}

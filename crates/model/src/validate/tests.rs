@@ -1,0 +1,237 @@
+//! What a user may get wrong, and what the answer says.
+
+use pb::{Kind, api::v1::Object as AnyObject};
+use serde_json::{Value, json};
+
+use crate::{
+    decode::{self, Mode},
+    error::ErrorKind,
+};
+
+fn web() -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {
+            "serviceName": "nginx",
+            "selector": {"matchLabels": {"app": "nginx"}},
+            "template": {
+                "metadata": {"labels": {"app": "nginx"}},
+                "spec": {"containers": [{
+                    "name": "nginx", "image": "nginx",
+                    "ports": [{"containerPort": 80, "name": "web"}],
+                    "volumeMounts": [{"name": "www", "mountPath": "/usr/share/nginx/html"}],
+                }]},
+            },
+            "volumeClaimTemplates": [{
+                "metadata": {"name": "www"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+            }],
+        },
+    })
+}
+
+fn good(json: &Value) -> AnyObject {
+    match decode::manifest(json, Mode::Strict) {
+        Ok((object, warnings)) => {
+            assert!(warnings.is_empty(), "{warnings:?}");
+            object
+        }
+        Err(errors) => panic!("{errors:#?}"),
+    }
+}
+
+fn bad(json: &Value) -> Vec<String> {
+    let errors = decode::manifest(json, Mode::Strict).expect_err("must be refused");
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn with(mut json: Value, pointer: &str, value: Value) -> Value {
+    match json.pointer_mut(pointer) {
+        Some(place) => *place = value,
+        None => {
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            json.pointer_mut(parent).unwrap()[field] = value;
+        }
+    }
+    json
+}
+
+fn updated(old: &Value, new: &Value) -> Vec<String> {
+    super::update(&good(old), &good(new)).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_documented_set_is_valid() {
+    let set = good(&web());
+    let json = set.to_json().unwrap();
+    assert_eq!(json["spec"]["replicas"], 1);
+    assert_eq!(json["spec"]["template"]["spec"]["containers"][0]["ports"][0]["protocol"], "TCP");
+    assert_eq!(json["spec"]["volumeClaimTemplates"][0]["spec"]["volumeMode"], "Filesystem");
+    assert_eq!(good(&json), set, "what was written reads back as the same");
+}
+
+#[test]
+fn five_mistakes_five_errors() {
+    let mut json = web();
+    json["spec"]["replicas"] = json!("three");
+    json["spec"]["podManagmentPolicy"] = json!("Parallel");
+    json["spec"]["template"]["spec"]["containers"][0]["image"] = json!("");
+    json["spec"]["template"]["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    json["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] = json!("1 GB");
+    assert_eq!(
+        bad(&json),
+        [
+            r#"spec.podManagmentPolicy: Unknown field: did you mean "podManagementPolicy"?"#,
+            r#"spec.replicas: Invalid value: "three": must be a whole number of 32 bits, not this string"#,
+            "spec.template.spec.containers[0].image: Required value",
+            "spec.template.spec.tolerations: Unsupported field: not supported by Berth yet",
+            r#"spec.volumeClaimTemplates[0].spec.resources.requests[storage]: Invalid value: "1 GB": must be a number with an optional suffix (n u m k M G T P E, Ki Mi Gi Ti Pi Ei, or an exponent), such as 500m, 1Gi or 2.5"#,
+        ]
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_not_also_missing() {
+    assert_eq!(bad(&with(web(), "/spec/selector", json!("app=nginx"))).len(), 1);
+    assert_eq!(bad(&with(web(), "/spec/template/spec/containers", json!({}))).len(), 1);
+    assert_eq!(bad(&with(web(), "/metadata/name", json!(7))).len(), 1);
+    assert_eq!(bad(&with(web(), "/spec/template/spec/containers/0", json!(7))).len(), 1);
+}
+
+#[test]
+fn what_kubernetes_writes_out_is_taken() {
+    let mut json = web();
+    json["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
+    json["metadata"]["creationTimestamp"] = json!(null);
+    json["spec"]["template"]["metadata"]["creationTimestamp"] = json!(null);
+    json["spec"]["template"]["spec"]["dnsPolicy"] = json!("ClusterFirst");
+    json["spec"]["template"]["spec"]["schedulerName"] = json!("default-scheduler");
+    json["spec"]["template"]["spec"]["containers"][0]["terminationMessagePath"] = json!("/dev/termination-log");
+    json["spec"]["template"]["spec"]["tolerations"] = json!([]);
+    good(&json);
+    assert_eq!(bad(&with(json, "/spec/template/spec/dnsPolicy", json!("None"))).len(), 1);
+}
+
+#[test]
+fn warn_mode_drops_and_says_so() {
+    let mut json = web();
+    json["spec"]["replica"] = json!(3);
+    json["spec"]["template"]["spec"]["affinity"] = json!({"podAntiAffinity": {}});
+    let (_, warnings) = decode::manifest(&json, Mode::Warn).unwrap();
+    assert_eq!(
+        warnings,
+        [
+            r#"unknown field spec.replica was dropped: did you mean "replicas"?"#,
+            "field spec.template.spec.affinity was dropped: not supported by Berth yet",
+        ]
+    );
+}
+
+#[test]
+fn kinds_and_versions() {
+    let texts = bad(&json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}}));
+    assert!(
+        texts[0].starts_with(r#"kind: Unsupported value: "Deployment": supported values: "StatefulSet""#),
+        "{texts:?}"
+    );
+    assert_eq!(bad(&json!({})).len(), 2);
+    assert_eq!(
+        bad(&with(web(), "/apiVersion", json!("apps/v1beta1"))),
+        [r#"apiVersion: Unsupported value: "apps/v1beta1": supported values: "apps/v1", "berth/v1""#]
+    );
+    assert_eq!(bad(&json!([])).len(), 1);
+    let names: Vec<_> = Kind::ALL.iter().map(|kind| pb::schema::of(*kind).name).collect();
+    assert_eq!(names, Kind::ALL.map(Kind::name));
+}
+
+#[test]
+fn a_service_is_headless_or_refused() {
+    let service =
+        |spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "nginx"}, "spec": spec});
+    good(&service(json!({"clusterIP": "None", "selector": {"app": "nginx"}, "ports": [{"port": 80, "name": "web"}]})));
+    let texts = bad(&service(json!({"selector": {"app": "nginx"}, "ports": [{"port": 80}]})));
+    assert_eq!(texts.len(), 1);
+    assert!(texts[0].starts_with("spec.clusterIP: Forbidden: only headless Services"), "{texts:?}");
+    assert_eq!(
+        bad(&service(json!({"clusterIP": "10.0.0.1", "type": "NodePort", "ports": [{"port": 80}, {"port": 0}]}))).len(),
+        5
+    );
+}
+
+#[test]
+fn what_berth_cannot_do_yet_is_refused() {
+    let cases = [
+        (
+            "/spec/template/spec/containers/0/imagePullPolicy",
+            json!("Always"),
+            "spec.template.spec.containers[0].imagePullPolicy",
+        ),
+        (
+            "/spec/volumeClaimTemplates/0/spec/accessModes",
+            json!(["ReadWriteMany"]),
+            "spec.volumeClaimTemplates[0].spec.accessModes",
+        ),
+        (
+            "/spec/volumeClaimTemplates/0/spec/volumeMode",
+            json!("Block"),
+            "spec.volumeClaimTemplates[0].spec.volumeMode",
+        ),
+        ("/spec/template/spec/hostNetwork", json!(true), "spec.template.spec.hostNetwork"),
+        (
+            "/spec/template/spec/containers/0/lifecycle",
+            json!({"preStop": {}}),
+            "spec.template.spec.containers[0].lifecycle",
+        ),
+        ("/metadata/name", json!("a".repeat(53)), "metadata.name"),
+    ];
+    for (pointer, value, path) in cases {
+        let texts = bad(&with(web(), pointer, value));
+        assert_eq!(texts.len(), 1, "{texts:?}");
+        assert!(texts[0].starts_with(&format!("{path}: ")), "{texts:?}");
+    }
+    good(&with(web(), "/metadata/name", json!("a".repeat(52))));
+}
+
+#[test]
+fn an_immutable_field_is_named() {
+    let new = with(web(), "/spec/serviceName", json!("other"));
+    let new = with(new, "/spec/volumeClaimTemplates/0/spec/resources/requests/storage", json!("2Gi"));
+    let new = with(new, "/spec/replicas", json!(5));
+    let texts = updated(&web(), &new);
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(texts[0].starts_with("spec.serviceName: Forbidden: field is immutable"), "{texts:?}");
+    assert!(
+        texts[1].starts_with("spec.volumeClaimTemplates[0].spec.resources.requests[storage]: Forbidden"),
+        "{texts:?}"
+    );
+    let same = with(web(), "/spec/volumeClaimTemplates/0/spec/resources/requests/storage", json!("1024Mi"));
+    assert!(updated(&web(), &same).is_empty(), "the same amount in another spelling");
+}
+
+#[test]
+fn of_a_pod_only_images_change() {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "a", "image": "x:1"}, {"name": "b", "image": "y:1"}]},
+    });
+    assert!(updated(&pod, &with(pod.clone(), "/spec/containers/1/image", json!("y:2"))).is_empty());
+    let texts = updated(&pod, &with(pod.clone(), "/spec/containers/1/command", json!(["sh"])));
+    assert_eq!(texts.len(), 1);
+    assert!(texts[0].starts_with("spec.containers[1].command: Forbidden"), "{texts:?}");
+}
+
+#[test]
+fn frozen_configuration_stays() {
+    let map = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": value}, "immutable": true});
+    let texts = updated(&map("a"), &map("b"));
+    assert_eq!(texts, ["data[k]: Forbidden: field is immutable because `immutable` is set"]);
+}
+
+#[test]
+fn kinds_of_errors() {
+    let json = with(web(), "/spec/template/spec/containers/0/volumeMounts/0/name", json!("wwww"));
+    let errors = decode::manifest(&json, Mode::Strict).unwrap_err();
+    assert_eq!(errors[0].kind, ErrorKind::NotFound);
+    assert_eq!(errors[0].description(), r#"Not found: "wwww": the pod's volumes are www"#);
+}
