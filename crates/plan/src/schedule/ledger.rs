@@ -1,0 +1,264 @@
+//! What every node has, what is taken of it, and what was promised.
+//!
+//! Totals are kept by difference; they always equal what a recount of all accounts would give.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use pb::{
+    ObjectExt,
+    objects::{Node, Pod},
+};
+
+use super::{Amounts, Group, NodeFacts, PodName, Reason, Request, Unschedulable, rank, rule_out};
+
+/// How long a promise stands without the pod being seen. Longer than the deadline of the call that asks for a place
+/// and of the write that uses it, together.
+pub const RESERVATION_TTL: Duration = Duration::from_secs(10);
+
+/// A node for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The node.
+    pub node: String,
+    /// The store's revision of the node object that the choice rests on.
+    pub node_revision: i64,
+}
+
+/// What one pod, seen or promised, takes of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Account {
+    uid: String,
+    /// The store's revision of the pod object that says so; 0 for a promise.
+    revision: i64,
+    node: String,
+    amounts: Amounts,
+    group: Option<Group>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct NodeTotals {
+    /// None while pods are bound to a node of which no object was seen.
+    facts: Option<NodeFacts>,
+    used: Amounts,
+    peers: BTreeMap<Group, u32>,
+}
+
+/// All nodes with what is taken of them.
+///
+/// Times are durations since any moment that stays the same, on a clock that never goes back.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    nodes: BTreeMap<String, NodeTotals>,
+    pods: BTreeMap<PodName, Account>,
+    reservations: BTreeMap<PodName, (Duration, Account)>,
+    /// The same reservations by the time of their end.
+    ends: BTreeSet<(Duration, PodName)>,
+}
+
+impl Ledger {
+    /// Takes over the present state of a node. Returns whether pods may fit now that did not before.
+    pub fn set_node(&mut self, node: &Node) -> bool {
+        let totals = self.nodes.entry(node.name().to_owned()).or_default();
+        let facts = NodeFacts::of(node);
+        let better = totals.facts.as_ref().is_none_or(|old| {
+            (old.ready, old.unschedulable, &old.labels, &old.allocatable)
+                != (facts.ready, facts.unschedulable, &facts.labels, &facts.allocatable)
+        });
+        totals.facts = Some(facts);
+        better
+    }
+
+    /// The node is gone.
+    pub fn remove_node(&mut self, name: &str) {
+        if let Some(totals) = self.nodes.get_mut(name) {
+            totals.facts = None;
+        }
+        self.prune(name);
+    }
+
+    /// Takes over a state of a pod; one that is older than what is known is not looked at, so that lists and changes
+    /// may come in any order. Returns whether room became free.
+    pub fn set_pod(&mut self, pod: &Pod) -> bool {
+        let name = PodName::of(pod);
+        if self.pods.get(&name).is_some_and(|known| known.revision >= pod.mod_revision()) {
+            return false;
+        }
+        let account = account(pod);
+        if let Some(account) = &account {
+            let kept = self.reservations.get(&name).is_some_and(|(_, promised)| !same_pod(promised, account));
+            if !kept {
+                self.release(&name);
+            }
+        }
+        let freed = match (self.pods.get(&name), &account) {
+            (Some(old), new) => new.as_ref().is_none_or(|new| old.node != new.node || old.amounts != new.amounts),
+            (None, _) => false,
+        };
+        if let Some(old) = self.pods.remove(&name) {
+            self.untake(&old);
+        }
+        if let Some(account) = account {
+            self.take(&account);
+            self.pods.insert(name, account);
+        }
+        freed
+    }
+
+    /// The pod is gone. Returns whether room became free.
+    pub fn remove_pod(&mut self, pod: &Pod) -> bool {
+        let old = self.pods.remove(&PodName::of(pod));
+        old.inspect(|account| self.untake(account)).is_some()
+    }
+
+    /// Begins anew from a list of everything. What was promised and not yet seen stays promised.
+    pub fn reset<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Node>, pods: impl IntoIterator<Item = &'a Pod>) {
+        let before = std::mem::take(self);
+        for (name, (end, account)) in before.reservations {
+            self.promise(name, end, account);
+        }
+        for node in nodes {
+            self.set_node(node);
+        }
+        for pod in pods {
+            self.set_pod(pod);
+        }
+    }
+
+    /// Finds the best node for a pod and reserves its room there for [`RESERVATION_TTL`] from `now`, or until the pod
+    /// is seen. What was reserved for a pod of this name before is given back.
+    pub fn place(&mut self, request: &Request, now: Duration) -> Result<Placed, Unschedulable> {
+        self.expire(now);
+        self.release(&request.name);
+        let placed = self.choose(request)?;
+        let account = Account {
+            uid: request.uid.clone(),
+            revision: 0,
+            node: placed.node.clone(),
+            amounts: request.amounts.clone(),
+            group: request.group.clone(),
+        };
+        self.promise(request.name.clone(), now + RESERVATION_TTL, account);
+        Ok(placed)
+    }
+
+    /// Gives back what was reserved for a pod.
+    pub fn release(&mut self, name: &PodName) {
+        if let Some((end, account)) = self.reservations.remove(name) {
+            self.ends.remove(&(end, name.clone()));
+            self.untake(&account);
+        }
+    }
+
+    /// How many nodes there are, and how many reservations stand.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.nodes.values().filter(|totals| totals.facts.is_some()).count(), self.reservations.len())
+    }
+
+    fn choose(&self, request: &Request) -> Result<Placed, Unschedulable> {
+        let gone = self.pods.get(&request.name);
+        let mut nodes = 0;
+        let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
+        let mut best = None;
+        for (name, totals) in &self.nodes {
+            let Some(facts) = &totals.facts else { continue };
+            nodes += 1;
+            let gone = gone.filter(|account| account.node == *name);
+            let used = match gone {
+                Some(account) => {
+                    let mut used = totals.used.clone();
+                    used.subtract(&account.amounts);
+                    Cow::Owned(used)
+                }
+                None => Cow::Borrowed(&totals.used),
+            };
+            let ruled_out = rule_out(request, name, facts, &used);
+            if ruled_out.is_empty() {
+                let peers = request.group.as_ref().map_or(0, |group| {
+                    let counted = gone.is_some_and(|account| account.group.as_ref() == Some(group));
+                    totals.peers.get(group).copied().unwrap_or(0).saturating_sub(u32::from(counted))
+                });
+                let candidate = (rank(request, name, facts, &used, peers), facts.revision);
+                if best.as_ref().is_none_or(|(rank, _)| candidate.0 < *rank) {
+                    best = Some(candidate);
+                }
+            }
+            for reason in ruled_out {
+                *reasons.entry(reason).or_default() += 1;
+            }
+        }
+        match best {
+            Some(((.., name), revision)) => Ok(Placed { node: name.to_owned(), node_revision: revision }),
+            None => Err(Unschedulable { nodes, reasons }),
+        }
+    }
+
+    fn expire(&mut self, now: Duration) {
+        while let Some((end, name)) = self.ends.first()
+            && *end <= now
+        {
+            let name = name.clone();
+            self.release(&name);
+        }
+    }
+
+    fn promise(&mut self, name: PodName, end: Duration, account: Account) {
+        self.take(&account);
+        self.ends.insert((end, name.clone()));
+        self.reservations.insert(name, (end, account));
+    }
+
+    fn take(&mut self, account: &Account) {
+        let totals = self.nodes.entry(account.node.clone()).or_default();
+        totals.used.add(&account.amounts);
+        if let Some(group) = &account.group {
+            *totals.peers.entry(group.clone()).or_default() += 1;
+        }
+    }
+
+    fn untake(&mut self, account: &Account) {
+        if let Some(totals) = self.nodes.get_mut(&account.node) {
+            totals.used.subtract(&account.amounts);
+            if let Some(group) = &account.group
+                && let Some(count) = totals.peers.get_mut(group)
+            {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    totals.peers.remove(group);
+                }
+            }
+        }
+        self.prune(&account.node);
+    }
+
+    /// Forgets a node that neither has an object nor runs anything.
+    fn prune(&mut self, name: &str) {
+        if self.nodes.get(name).is_some_and(|totals| *totals == NodeTotals::default()) {
+            self.nodes.remove(name);
+        }
+    }
+}
+
+/// What a pod takes; None if it takes nothing: not bound, or ended for good.
+fn account(pod: &Pod) -> Option<Account> {
+    let node = pod.spec.as_ref().map(|spec| spec.node_name.as_str()).filter(|node| !node.is_empty())?;
+    let ended = pod.status.as_ref().is_some_and(|status| matches!(status.phase.as_str(), "Succeeded" | "Failed"));
+    (!ended).then(|| Account {
+        uid: pod.uid().to_owned(),
+        revision: pod.mod_revision(),
+        node: node.to_owned(),
+        amounts: Amounts::of_pod(pod),
+        group: Group::of(pod),
+    })
+}
+
+/// Whether a pod that was seen is the one that room was promised to. A promise without uid is kept by node.
+fn same_pod(promised: &Account, seen: &Account) -> bool {
+    if promised.uid.is_empty() { promised.node == seen.node } else { promised.uid == seen.uid }
+}
+
+#[cfg(test)]
+mod tests;
