@@ -38,7 +38,7 @@ impl EtcdArgs {
     /// it can: etcd may come later.
     pub async fn connect(&self) -> anyhow::Result<Arc<dyn Store>> {
         let config = EtcdConfig::new(&self.etcd);
-        let store = match EtcdStore::connect(config.clone()).await {
+        let store = match EtcdStore::connect_with(config.clone()).await {
             Err(Error::Unavailable(reason)) => {
                 tracing::warn!(etcd = self.etcd.join(","), reason, "etcd does not answer yet");
                 EtcdStore::lazy(config).await
