@@ -3,6 +3,64 @@
 //! [`control`] runs etcd and the services as processes with hollow nodes, for what is about the control plane alone;
 //! the lab (crate `lab`) runs everything with real nodes. [`client`] is a user's view of either.
 
+pub mod census;
 pub mod client;
 pub mod control;
 pub mod process;
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, LabArgs};
+
+use crate::process::berth_bin;
+
+/// For a killed process to be there again.
+const RESTART: Duration = Duration::from_secs(30);
+
+/// The lab of the default name, taken down when this is dropped.
+pub struct LabGuard {
+    /// The lab.
+    pub lab: Lab,
+}
+
+impl LabGuard {
+    /// Brings a lab of three nodes up.
+    pub fn up() -> Result<Self> {
+        let status = Command::new(berth_bin()?).args(["lab", "up", "--nodes", "3"]).status().context("start berth")?;
+        ensure!(status.success(), "berth lab up ended with {status}");
+        let lab = Lab::open(&default_lab().id()?)?.context("the lab is not there after `lab up`")?;
+        Ok(Self { lab })
+    }
+
+    /// Kills a process with SIGKILL and waits until its successor is ready.
+    pub async fn kill_and_wait(&self, process: &str) -> Result<()> {
+        let killed = self.lab.kill(process)?;
+        self.lab.restarted(process, killed, RESTART).await
+    }
+}
+
+impl Drop for LabGuard {
+    fn drop(&mut self) {
+        let down = berth_bin().and_then(|berth| Ok(Command::new(berth).args(["lab", "down"]).status()?));
+        if !matches!(&down, Ok(status) if status.success()) {
+            eprintln!("berth lab down: {down:?}");
+        }
+    }
+}
+
+/// An error if anything of the lab is left on this machine.
+pub fn nothing_is_left() -> Result<()> {
+    let left = lab::leftovers(&default_lab().id()?)?;
+    ensure!(left.is_empty(), "the lab left behind: {left:?}");
+    Ok(())
+}
+
+fn default_lab() -> LabArgs {
+    #[derive(clap::Parser)]
+    struct Defaults {
+        #[command(flatten)]
+        lab: LabArgs,
+    }
+    <Defaults as clap::Parser>::parse_from(["lab"]).lab
+}

@@ -123,9 +123,10 @@ async fn bring_up(plane: &ControlPlane, name: &str, ordinals: i32) -> Result<Bri
     let selector = format!("app={name}");
     let (_, since) = client.list::<Pod>(&selector).await?;
     let last = format!("{name}-{}", ordinals - 1);
+    let manifest = [set_manifest(name, ordinals)];
     let start = Instant::now();
     let (applied, heard) = tokio::join!(
-        client.apply(&[set_manifest(name, ordinals)]),
+        client.apply(&manifest),
         client.follow_pods(&selector, &since, Duration::from_secs(120), |heard| {
             pod_name(heard) == last && is_ready(&heard.pod)
         })

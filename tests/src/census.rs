@@ -1,0 +1,94 @@
+//! Who lives: the workload processes on this machine, read from the process table and not from any store.
+//!
+//! The lab's nodes share the machine's process table, so that one look sees the processes of all nodes at one moment,
+//! whatever the services believe.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+
+/// The command that the test's workload runs as the first process of its container.
+const WORKLOAD: &str = "nginx";
+/// Between two looks.
+const PERIOD: Duration = Duration::from_millis(10);
+
+/// The first processes of all workload containers: host name (which is the pod's identity) to process ids.
+pub fn census() -> BTreeMap<String, Vec<u32>> {
+    let mut alive: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    let Ok(entries) = fs::read_dir("/proc") else { return alive };
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        if let Some(identity) = identity(pid) {
+            alive.entry(identity).or_default().push(pid);
+        }
+    }
+    alive
+}
+
+/// The pod that a process is the workload of. A process that ends while we look is none.
+fn identity(pid: u32) -> Option<String> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    if read("comm")?.trim() != WORKLOAD {
+        return None;
+    }
+    let status = read("status")?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let first_of_container = ids.split_whitespace().count() > 1 && ids.split_whitespace().last() == Some("1");
+    // A zombie executes nothing.
+    let dead = status.lines().any(|line| line.starts_with("State:") && (line.contains('Z') || line.contains('X')));
+    if !first_of_container || dead {
+        return None;
+    }
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let variables = environment.split(|byte| *byte == 0);
+    variables
+        .filter_map(|variable| std::str::from_utf8(variable).ok()?.strip_prefix("HOSTNAME="))
+        .map(str::to_owned)
+        .next()
+}
+
+/// A watch over [`census`] in the background: remembers whether any identity was ever twice alive.
+pub struct Watchman {
+    stop: Arc<AtomicBool>,
+    looks: JoinHandle<(u64, Option<String>)>,
+}
+
+impl Watchman {
+    /// Starts looking.
+    pub fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let looks = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let mut looks = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    if let Some((identity, pids)) = census().into_iter().find(|(_, pids)| pids.len() > 1) {
+                        return (looks, Some(format!("{identity} lived twice, as processes {pids:?}")));
+                    }
+                    looks += 1;
+                    std::thread::sleep(PERIOD);
+                }
+                (looks, None)
+            }
+        });
+        Self { stop, looks }
+    }
+
+    /// Stops looking; an error if an identity was twice alive. Gives the number of looks.
+    pub fn finish(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.looks.join() {
+            Ok((looks, None)) => Ok(looks),
+            Ok((_, Some(finding))) => bail!(finding),
+            Err(_) => bail!("the watchman panicked"),
+        }
+    }
+}
