@@ -1,0 +1,231 @@
+//! Does single actions of a plan: builds the objects, asks for a node and volumes, commits.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use pb::{Object, ObjectExt, objects::*};
+use plan::statefulset::{Action, DeleteReason, Guard as PlanGuard, NewClaim, NewPod, Op, PodAt, stamp};
+use store::{Guard, Key, Prefix};
+
+use crate::{
+    events::Note,
+    metrics,
+    object::{born, born_claim, born_pod, may_vanish, terminating},
+    observed::Observed,
+    step::Surroundings,
+    write::{Draft, Fault, Wrote},
+};
+
+/// Pods that one transaction guards one by one. Beyond it, the lower ones are guarded as a range: a change of any of
+/// them is noticed, a removal in between is not. etcd's bound is 128 guards.
+const GUARDED_ONE_BY_ONE: usize = 64;
+
+/// What an action did.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// What it wrote.
+    pub wrote: Wrote,
+    /// What to tell people.
+    pub notes: Vec<Note>,
+}
+
+/// Why an action was not done.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub fault: Fault,
+    /// What to tell people.
+    pub notes: Vec<Note>,
+}
+
+impl<E: Into<Fault>> From<E> for Failure {
+    fn from(fault: E) -> Self {
+        Self { fault: fault.into(), notes: Vec::new() }
+    }
+}
+
+/// Does the actions of one plan.
+pub struct Apply<'a> {
+    pub(crate) observed: &'a Observed,
+    pub(crate) around: &'a Surroundings,
+    /// Revisions that this plan made: pods are stamped from them before a cache shows them.
+    made: Mutex<BTreeMap<String, Arc<ControllerRevision>>>,
+}
+
+impl<'a> Apply<'a> {
+    /// For one plan, made from what was observed.
+    pub fn new(observed: &'a Observed, around: &'a Surroundings) -> Self {
+        Self { observed, around, made: Mutex::default() }
+    }
+
+    /// Does one action.
+    pub async fn action(&self, action: &Action) -> Result<Made, Failure> {
+        let mut draft = Draft::new(self.guards(&action.guards));
+        let set = self.observed.set.as_ref();
+        let mut notes = Vec::new();
+        match &action.op {
+            Op::CreatePod(new) => return self.create_pod(new, draft).await,
+            Op::CreateClaim(new) => return self.create_claim(new, draft).await,
+            Op::DeletePod { pod, why, .. } => return self.delete_pod(self.pod(pod.as_str())?, why, draft).await,
+            Op::UpdateStatus(status) => {
+                let mut set = set.clone();
+                stamp::status(status, set.status.get_or_insert_default());
+                draft.put(&set);
+                metrics::get().status_writes.inc();
+            }
+            Op::CreateService { name } => {
+                draft.create(&born(stamp::service(set, name), self.around.host.birth()));
+                notes.push(Note::normal(set, "SuccessfulCreate", format!("created the headless service {name}")));
+            }
+            Op::CreateRevision { name, number, .. } => {
+                let revision = born(stamp::revision(set, name.as_str(), *number), self.around.host.birth());
+                draft.create(&revision);
+                self.made.lock().insert(name.to_string(), Arc::new(revision));
+            }
+            Op::AdoptRevision { name } => {
+                let mut revision = self.revision(name.as_str())?.as_ref().clone();
+                stamp::adopt(revision.meta_mut(), set);
+                draft.put(&revision);
+            }
+            Op::RenumberRevision { name, number } => {
+                let mut revision = self.revision(name.as_str())?.as_ref().clone();
+                revision.revision = *number;
+                draft.put(&revision);
+            }
+            Op::DeleteRevision { name } => draft.delete(self.revision(name.as_str())?.as_ref()),
+            Op::AdoptPod { pod } => {
+                let mut pod = self.pod(pod.as_str())?.clone();
+                stamp::adopt(pod.meta_mut(), set);
+                draft.put(&pod);
+                notes.push(Note::normal(set, "SuccessfulUpdate", format!("adopted pod {}", pod.name())));
+            }
+            Op::ReleasePod { pod } => {
+                let mut pod = self.pod(pod.as_str())?.clone();
+                stamp::release(pod.meta_mut(), set);
+                draft.put(&pod);
+                let what = format!("released pod {}: its labels no longer match the selector", pod.name());
+                notes.push(Note::normal(set, "SuccessfulUpdate", what));
+            }
+            Op::UpdateClaimOwners { claim, owners } => {
+                let mut claim = self.claim(claim.as_str())?.clone();
+                let meta = claim.meta_mut();
+                meta.owner_references = stamp::owner_references(&meta.owner_references, owners);
+                draft.put(&claim);
+            }
+            Op::RepairPod { pod, ordinal, identity, storage } => {
+                let mut pod = self.pod(pod.as_str())?.clone();
+                if *identity {
+                    let name = pod.name().into();
+                    stamp::identify(&mut pod, &name, *ordinal);
+                }
+                if *storage {
+                    stamp::connect(&mut pod, set, *ordinal);
+                }
+                draft.put(&pod);
+                notes.push(Note::normal(set, "SuccessfulUpdate", format!("put pod {} right", pod.name())));
+            }
+        }
+        let wrote = self.commit(draft).await?;
+        Ok(Made { wrote, notes })
+    }
+
+    pub(crate) async fn commit(&self, draft: Draft) -> Result<Wrote, Fault> {
+        draft.commit(self.around.store.as_ref(), self.around.fence.as_ref()).await
+    }
+
+    /// Asks for graceful deletion: the node's agent stops the pod and frees the name. A pod without a node goes at
+    /// once: nothing of it runs anywhere (NL-5).
+    async fn delete_pod(&self, pod: &Pod, why: &DeleteReason, mut draft: Draft) -> Result<Made, Failure> {
+        let set = self.observed.set.as_ref();
+        if may_vanish(pod) {
+            draft.delete(pod);
+        } else {
+            draft.put(&terminating(pod.clone(), Time::from(self.around.host.now())));
+        }
+        let wrote = self.commit(draft).await?;
+        metrics::get().pods_deleted.inc();
+        let reason = match why {
+            DeleteReason::Ended(phase) => format!("it has ended ({})", phase.as_str()),
+            DeleteReason::ScaledAway => "its ordinal is out of range".to_owned(),
+            DeleteReason::Outdated { to, .. } => format!("it is replaced by one of revision {to}"),
+        };
+        let what = format!("asked pod {} to go: {reason}", pod.name());
+        Ok(Made { wrote, notes: vec![Note::normal(set, "SuccessfulDelete", what)] })
+    }
+
+    pub(crate) fn pod(&self, name: &str) -> Result<&'a Pod, Fault> {
+        self.observed.pods.get(name).map(Arc::as_ref).ok_or_else(|| unobserved("pod", name))
+    }
+
+    pub(crate) fn claim(&self, name: &str) -> Result<&'a PersistentVolumeClaim, Fault> {
+        self.observed.claims.get(name).map(Arc::as_ref).ok_or_else(|| unobserved("claim", name))
+    }
+
+    pub(crate) fn revision(&self, name: &str) -> Result<Arc<ControllerRevision>, Fault> {
+        let observed = || self.observed.revisions.get(name).cloned();
+        self.made.lock().get(name).cloned().or_else(observed).ok_or_else(|| unobserved("revision", name))
+    }
+
+    /// The claim that a template makes, with the owners that the policy gives it.
+    pub(crate) fn new_claim(&self, new: &NewClaim) -> Result<PersistentVolumeClaim, Fault> {
+        let claim = stamp::claim(&self.observed.set, new);
+        let claim = claim.ok_or_else(|| unobserved("claim template", &new.template))?;
+        Ok(born_claim(claim, self.around.host.birth()))
+    }
+
+    /// The pod of an ordinal, without a node.
+    pub(crate) fn new_pod(&self, new: &NewPod) -> Result<Pod, Fault> {
+        let revision = self.revision(new.revision.as_str())?;
+        let template = revision.data.clone().unwrap_or_default();
+        Ok(born_pod(stamp::pod(&self.observed.set, &template, new), self.around.host.birth()))
+    }
+
+    /// The guards of a plan as the store compares them. A revision of the store names one state of one object, so
+    /// uids need no guard of their own.
+    fn guards(&self, guards: &[PlanGuard]) -> Vec<Guard> {
+        let namespace = self.observed.set.namespace();
+        let key = |kind, name: &str| Key::object(kind, namespace, name);
+        let mut out = Vec::new();
+        for guard in guards {
+            match guard {
+                PlanGuard::SetUnchanged { at, .. } => {
+                    out.push(Guard::ModRevision(Key::of(self.observed.set.as_ref()), at.0));
+                }
+                PlanGuard::PodUnchanged(pod) => out.push(self.pod_unchanged(pod)),
+                PlanGuard::PodsUnchanged(pods) => {
+                    let apart = pods.len().saturating_sub(GUARDED_ONE_BY_ONE);
+                    if apart > 0 {
+                        let start = format!("{}-", self.observed.set.name());
+                        let range = Prefix::names(Pod::KIND, namespace, &start);
+                        out.push(Guard::PrefixNotNewer(range, self.observed.pods_at));
+                    }
+                    out.extend(pods.iter().skip(apart).map(|pod| self.pod_unchanged(pod)));
+                }
+                PlanGuard::PodAbsent(name) => out.push(Guard::Absent(key(Pod::KIND, name.as_str()))),
+                PlanGuard::ClaimUnchanged { claim, at, .. } => {
+                    out.push(Guard::ModRevision(key(PersistentVolumeClaim::KIND, claim.as_str()), at.0));
+                }
+                PlanGuard::ClaimAbsent(name) => {
+                    out.push(Guard::Absent(key(PersistentVolumeClaim::KIND, name.as_str())));
+                }
+                PlanGuard::RevisionUnchanged { name, at, .. } => {
+                    out.push(Guard::ModRevision(key(ControllerRevision::KIND, name.as_str()), at.0));
+                }
+                PlanGuard::RevisionAbsent(name) => {
+                    out.push(Guard::Absent(key(ControllerRevision::KIND, name.as_str())));
+                }
+                PlanGuard::ServiceAbsent(name) => out.push(Guard::Absent(key(Service::KIND, name))),
+            }
+        }
+        out
+    }
+
+    fn pod_unchanged(&self, pod: &PodAt) -> Guard {
+        let key = Key::object(Pod::KIND, self.observed.set.namespace(), pod.pod.as_str());
+        Guard::ModRevision(key, pod.at.0)
+    }
+}
+
+fn unobserved(what: &str, name: &str) -> Fault {
+    Fault::Nonsense(format!("the plan speaks of {what} {name}, which was not observed"))
+}

@@ -1,0 +1,204 @@
+//! The way of one ordinal: volumes, a node, one transaction.
+//!
+//! The volume manager and the scheduler answer from memory. The pod is created bound to its node, together with its new
+//! claims and their volumes. When no node fits, or a claim cannot get a volume, the pod is created all the same,
+//! unbound and with the reason in its conditions; the scheduler binds it when capacity comes.
+
+use pb::{
+    ObjectExt,
+    objects::*,
+    scheduler::v1::{PlaceRequest, place_response},
+    volumes::v1::{PrepareRequest, PrepareResponse, ProvisionRequest, ProvisionResponse, prepared_claim},
+};
+use plan::statefulset::{NewClaim, NewPod};
+
+use crate::{
+    apply::{Apply, Failure, Made},
+    events::Note,
+    metrics,
+    object::{bind, unschedulable},
+    write::{Draft, Fault},
+};
+
+/// A claim of the ordinal.
+struct Need {
+    claim: PersistentVolumeClaim,
+    /// Whether it is made now.
+    new: bool,
+    /// Whether it gets a volume when its pod has a node.
+    unbound: bool,
+    /// Whether it is in the transaction already, together with its volume.
+    written: bool,
+}
+
+/// What is known of an ordinal's claims.
+struct Prepared {
+    needs: Vec<Need>,
+    reachable: Vec<NodeSelector>,
+    /// Why the pod cannot have its volumes as things are.
+    problem: Option<String>,
+}
+
+impl Apply<'_> {
+    /// Creates the pod of an ordinal with the claims that it lacks.
+    pub(crate) async fn create_pod(&self, new: &NewPod, draft: Draft) -> Result<Made, Failure> {
+        let set = self.observed.set.as_ref();
+        self.place_and_create(new, draft).await.map_err(|fault| {
+            // A conflict is no failure: somebody was faster, and the next plan knows.
+            let told = !matches!(fault, Fault::Conflict);
+            let what = format!("pod {} was not created: {fault}", new.pod);
+            let notes = told.then(|| Note::warning(set, "FailedCreate", what)).into_iter().collect();
+            Failure { fault, notes }
+        })
+    }
+
+    async fn place_and_create(&self, new: &NewPod, mut draft: Draft) -> Result<Made, Fault> {
+        let set = self.observed.set.as_ref();
+        let mut pod = self.new_pod(new)?;
+        let mut needs = Vec::with_capacity(new.claims.len() + new.reused.len());
+        for claim in &new.claims {
+            needs.push(Need { claim: self.new_claim(claim)?, new: true, unbound: false, written: false });
+        }
+        for name in &new.reused {
+            needs.push(Need { claim: self.claim(name.as_str())?.clone(), new: false, unbound: false, written: false });
+        }
+        let mut prepared = self.prepare(needs, &mut draft).await?;
+
+        let now = Time::from(self.around.host.now());
+        let node = match prepared.problem.take() {
+            Some(problem) => Err(problem),
+            None => self.place(&pod, &prepared.reachable, &mut draft).await?,
+        };
+        let mut notes = Vec::new();
+        match node {
+            Ok(node) => {
+                bind(&mut pod, &node, now);
+                self.provision(&mut prepared.needs, &node, &mut draft).await?;
+                notes.push(Note::normal(set, "SuccessfulCreate", format!("created pod {} on {node}", pod.name())));
+            }
+            Err(why) => {
+                unschedulable(&mut pod, &why, now);
+                let what = format!("created pod {} without a node: {why}", pod.name());
+                notes.push(Note::normal(set, "SuccessfulCreate", what));
+                notes.push(Note::warning(&pod, "FailedScheduling", why));
+            }
+        }
+        for need in prepared.needs.iter().filter(|need| need.new && !need.written) {
+            draft.create(&need.claim);
+        }
+        draft.create(&pod);
+        let wrote = self.commit(draft).await?;
+        metrics::get().pods_created.inc();
+        Ok(Made { wrote, notes })
+    }
+
+    /// Creates a claim whose pod exists already. If the pod has a node the claim gets its volume there, or the pod
+    /// would wait for it for ever.
+    pub(crate) async fn create_claim(&self, new: &NewClaim, mut draft: Draft) -> Result<Made, Failure> {
+        let set = self.observed.set.as_ref();
+        let claim = self.new_claim(new)?;
+        let pod = model::identity::SetName::from(set.name()).pod(new.ordinal);
+        let node = self.observed.pods.get(pod.as_str()).and_then(|pod| pod.spec.as_ref()).map(|spec| &spec.node_name);
+        let mut needs = vec![Need { claim, new: true, unbound: false, written: false }];
+        if let Some(node) = node.filter(|node| !node.is_empty()) {
+            let mut prepared = self.prepare(needs, &mut draft).await?;
+            if prepared.problem.is_none() {
+                self.provision(&mut prepared.needs, node, &mut draft).await?;
+            }
+            needs = prepared.needs;
+        }
+        for need in needs.iter().filter(|need| !need.written) {
+            draft.create(&need.claim);
+        }
+        let wrote = self.commit(draft).await?;
+        let what = format!("created claim {} of {pod}", new.name);
+        Ok(Made { wrote, notes: vec![Note::normal(set, "SuccessfulCreate", what)] })
+    }
+
+    /// Asks the volume manager what the claims have or need.
+    async fn prepare(&self, mut needs: Vec<Need>, draft: &mut Draft) -> Result<Prepared, Fault> {
+        let mut prepared = Prepared { needs: Vec::new(), reachable: Vec::new(), problem: None };
+        if needs.is_empty() {
+            return Ok(prepared);
+        }
+        let claims: Vec<_> = needs.iter().map(|need| need.claim.clone()).collect();
+        let PrepareResponse { claims } = self.around.volumes.prepare(PrepareRequest { claims }).await?;
+        if claims.len() != needs.len() {
+            let (asked, told) = (needs.len(), claims.len());
+            return Err(Fault::Nonsense(format!(
+                "the volume manager was asked about {asked} claims and told of {told}"
+            )));
+        }
+        for (need, answer) in needs.iter_mut().zip(claims) {
+            draft.guard_pb(&answer.guards);
+            match answer.state {
+                Some(prepared_claim::State::Bound(bound)) => prepared.reachable.extend(bound.reachable),
+                Some(prepared_claim::State::Unbound(unbound)) => {
+                    need.unbound = true;
+                    prepared.reachable.extend(unbound.reachable);
+                }
+                Some(prepared_claim::State::Problem(problem)) => {
+                    let what = format!("claim {}: {}", answer.name, problem.message);
+                    prepared.problem.get_or_insert(what);
+                }
+                None => return Err(Fault::Nonsense("the volume manager said nothing about a claim".to_owned())),
+            }
+        }
+        prepared.needs = needs;
+        Ok(prepared)
+    }
+
+    /// Asks the scheduler for a node; the inner error says why there is none.
+    async fn place(
+        &self,
+        pod: &Pod,
+        reachable: &[NodeSelector],
+        draft: &mut Draft,
+    ) -> Result<Result<String, String>, Fault> {
+        let request = PlaceRequest { pod: Some(pod.clone()), reachable: reachable.to_vec() };
+        match self.around.placer.place(request).await?.result {
+            Some(place_response::Result::Placement(placement)) => {
+                draft.guard_pb(&placement.guards);
+                Ok(Ok(placement.node_name))
+            }
+            Some(place_response::Result::Unschedulable(unschedulable)) => Ok(Err(unschedulable.message)),
+            None => Err(Fault::Nonsense("the scheduler named neither a node nor a reason".to_owned())),
+        }
+    }
+
+    /// Lets the volume manager make the volumes that are missing, and puts them into the transaction.
+    async fn provision(&self, needs: &mut [Need], node: &str, draft: &mut Draft) -> Result<(), Fault> {
+        let mut open: Vec<_> = needs.iter_mut().filter(|need| need.unbound).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let claims = open.iter().map(|need| need.claim.clone()).collect();
+        let request = ProvisionRequest { claims, node_name: node.to_owned() };
+        let ProvisionResponse { claims } = self.around.volumes.provision(request).await?;
+        if claims.len() != open.len() {
+            let (asked, told) = (open.len(), claims.len());
+            return Err(Fault::Nonsense(format!("the volume manager was asked for {asked} volumes and made {told}")));
+        }
+        for (need, made) in open.iter_mut().zip(claims) {
+            let (Some(claim), Some(volume)) = (made.claim, made.volume) else {
+                return Err(Fault::Nonsense("the volume manager left out a claim or its volume".to_owned()));
+            };
+            if claim.uid() != need.claim.uid() {
+                return Err(Fault::Nonsense(format!(
+                    "the volume manager answered about another claim {}",
+                    claim.name()
+                )));
+            }
+            draft.guard_pb(&made.guards);
+            if need.new {
+                draft.create(&claim);
+            } else {
+                draft.guard([store::objects::unchanged(&need.claim)]);
+                draft.put(&claim);
+            }
+            draft.create(&volume);
+            need.written = true;
+        }
+        Ok(())
+    }
+}

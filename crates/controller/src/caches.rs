@@ -1,0 +1,117 @@
+//! What the controller knows: one cache for each kind that its decisions look at.
+
+use std::{sync::Arc, time::Duration};
+
+use model::identity::{PodName, SetName};
+use pb::{Kind, Object, ObjectExt, objects::*};
+use runtime::{Cache, reflect, reflect_with, tasks::Tasks};
+use store::{Key, Prefix, Store, objects::Undecodable};
+
+use crate::{
+    observed::{Observed, SetKey},
+    write::Wrote,
+};
+
+/// How long a step waits for the caches to show the last write about its set.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// The caches. Clones share them.
+#[derive(Clone)]
+pub struct Caches {
+    /// StatefulSets.
+    pub sets: Cache<StatefulSet>,
+    /// Pods.
+    pub pods: Cache<Pod>,
+    /// Claims.
+    pub claims: Cache<PersistentVolumeClaim>,
+    /// ControllerRevisions.
+    pub revisions: Cache<ControllerRevision>,
+    /// Services.
+    pub services: Cache<Service>,
+    /// Nodes.
+    pub nodes: Cache<Node>,
+    /// The keys that live as long as the nodes' leases: names of nodes.
+    pub leases: Cache<String>,
+}
+
+impl Caches {
+    /// Starts to reflect the store.
+    pub fn start(store: &Arc<dyn Store>, tasks: &Tasks) -> Self {
+        fn of<T: Object>(store: &Arc<dyn Store>, tasks: &Tasks) -> Cache<T> {
+            reflect(Arc::clone(store), Prefix::kind(T::KIND), tasks)
+        }
+        Self {
+            sets: of(store, tasks),
+            pods: of(store, tasks),
+            claims: of(store, tasks),
+            revisions: of(store, tasks),
+            services: of(store, tasks),
+            nodes: of(store, tasks),
+            leases: reflect_with(Arc::clone(store), Prefix::node_leases(), tasks, |kv| Ok(kv.key.name().to_owned())),
+        }
+    }
+
+    /// Waits until every cache has its first list.
+    pub async fn synced(&self) {
+        self.sets.synced().await;
+        self.pods.synced().await;
+        self.claims.synced().await;
+        self.revisions.synced().await;
+        self.services.synced().await;
+        self.nodes.synced().await;
+        self.leases.synced().await;
+    }
+
+    /// Waits until the caches show what was written; false if they did not in time.
+    pub async fn show(&self, wrote: &Wrote) -> bool {
+        let all = async {
+            self.sets.reached(wrote.sets).await;
+            self.pods.reached(wrote.pods).await;
+            self.claims.reached(wrote.claims).await;
+            self.revisions.reached(wrote.revisions).await;
+            self.services.reached(wrote.services).await;
+        };
+        tokio::time::timeout(CATCH_UP, all).await.is_ok()
+    }
+
+    /// What a step about a set looks at; None if there is no such set. An object around the set that cannot be
+    /// decoded is not absent: nothing is decided while it is there.
+    pub fn observe(&self, key: &SetKey) -> Result<Option<Observed>, Undecodable> {
+        let Some(set) = self.sets.get(&Key::object(Kind::StatefulSet, &key.namespace, &key.name)) else {
+            return Ok(None);
+        };
+        let name = SetName::from(set.name());
+        let start = format!("{name}-");
+        // Read before the pods, so that no pod written up to here is missing.
+        let pods_at = self.pods.revision();
+        let pods = Prefix::names(Kind::Pod, &key.namespace, &start);
+        let revisions = Prefix::names(Kind::ControllerRevision, &key.namespace, &start);
+        let spec = set.spec.clone().unwrap_or_default();
+        let templates = spec.volume_claim_templates.iter();
+        let claims = templates.map(|template| {
+            let start = format!("{}-{start}", template.name());
+            Prefix::names(Kind::PersistentVolumeClaim, &key.namespace, &start)
+        });
+        let claims: Vec<_> = claims.collect();
+        let service = Key::object(Kind::Service, &key.namespace, &spec.service_name);
+
+        let its_own = |unknown: &Undecodable| name.ordinal_of(&PodName::from(unknown.key.name())).is_some();
+        let unknown = self.pods.undecodable(&pods).into_iter().find(its_own);
+        let unknown = unknown.or_else(|| self.revisions.undecodable(&revisions).into_iter().next());
+        let unknown = unknown.or_else(|| claims.iter().flat_map(|prefix| self.claims.undecodable(prefix)).next());
+        if let Some(unknown) = unknown {
+            return Err(unknown);
+        }
+        // An undecodable Service exists: it is there, whatever it says.
+        let prefix = Prefix::from_raw(service.as_str());
+        let broken_service = || self.services.undecodable(&prefix).iter().any(|unknown| unknown.key == service);
+        Ok(Some(Observed {
+            pods: Observed::by_name(self.pods.list(&pods)),
+            pods_at,
+            claims: Observed::by_name(claims.iter().flat_map(|prefix| self.claims.list(prefix))),
+            revisions: Observed::by_name(self.revisions.list(&revisions)),
+            service_exists: spec.service_name.is_empty() || self.services.get(&service).is_some() || broken_service(),
+            set,
+        }))
+    }
+}

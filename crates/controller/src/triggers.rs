@@ -1,0 +1,109 @@
+//! Which sets a change wakes (STALE-3).
+
+use model::identity::PodName;
+use pb::{Kind, Object, ObjectExt, objects::*};
+use runtime::{
+    cache::{Change, Changes},
+    queue::Queue,
+};
+use store::Key;
+
+use crate::{caches::Caches, observed::SetKey};
+
+/// Wakes sets for as long as it runs.
+pub async fn run(caches: &Caches, queue: &Queue<SetKey>) {
+    // Subscribed before anything is looked at: no change falls in between.
+    let (sets, pods, claims) = (caches.sets.subscribe(), caches.pods.subscribe(), caches.claims.subscribe());
+    let (revisions, services) = (caches.revisions.subscribe(), caches.services.subscribe());
+    let triggers = Triggers { caches, queue };
+    triggers.all();
+    tokio::join!(
+        triggers.follow(sets, |set, _| triggers.add(SetKey::of(set))),
+        triggers.follow(pods, |pod, _| triggers.pod(pod)),
+        triggers.follow(claims, |claim, gone| triggers.claim(claim, gone)),
+        triggers.follow(revisions, |revision, _| triggers.owner(revision.meta())),
+        triggers.follow(services, |service, gone| triggers.service(service, gone)),
+    );
+}
+
+struct Triggers<'a> {
+    caches: &'a Caches,
+    queue: &'a Queue<SetKey>,
+}
+
+impl Triggers<'_> {
+    async fn follow<T: Object>(&self, mut changes: Changes<T>, wake: impl Fn(&T, bool)) {
+        while let Some(change) = changes.next().await {
+            match change {
+                Change::Applied { old, new, .. } => {
+                    // Who owned it before is concerned as well.
+                    let moved = old.filter(|old| old.meta().owner_references != new.meta().owner_references);
+                    moved.iter().for_each(|old| wake(old, false));
+                    wake(&new, false);
+                }
+                Change::Deleted { old, .. } => wake(&old, true),
+                Change::Resynced => self.all(),
+            }
+        }
+    }
+
+    fn all(&self) {
+        self.caches.sets.all().iter().for_each(|set| self.add(SetKey::of(set)));
+    }
+
+    fn add(&self, key: SetKey) {
+        self.queue.add(key);
+    }
+
+    fn exists(&self, namespace: &str, name: &str) -> bool {
+        self.caches.sets.get(&Key::object(Kind::StatefulSet, namespace, name)).is_some()
+    }
+
+    fn named(&self, namespace: &str, name: &str) {
+        if self.exists(namespace, name) {
+            self.add(SetKey { namespace: namespace.to_owned(), name: name.to_owned() });
+        }
+    }
+
+    fn owner(&self, meta: &ObjectMeta) {
+        let owner = meta.owner_references.iter().find(|owner| owner.controller == Some(true));
+        if let Some(owner) = owner.filter(|owner| owner.kind == Kind::StatefulSet.name()) {
+            self.named(&meta.namespace, &owner.name);
+        }
+    }
+
+    /// A pod concerns the set that its name speaks of: its owner, one that may adopt it, or one whose name it takes.
+    fn pod(&self, pod: &Pod) {
+        match PodName::from(pod.name()).split() {
+            Some((set, _)) => self.named(pod.namespace(), set.as_str()),
+            None => self.owner(pod.meta()),
+        }
+    }
+
+    /// A claim concerns a set when it goes or is about to: a new one is needed (PVC-5, PVC-8), and when its owners
+    /// change. Its name ends in `-<set>-<ordinal>`, where both parts may hold dashes.
+    fn claim(&self, claim: &PersistentVolumeClaim, gone: bool) {
+        if !gone && !claim.is_terminating() && claim.meta().owner_references.is_empty() {
+            return;
+        }
+        let Some((base, _)) = PodName::from(claim.name()).split() else { return };
+        for (dash, _) in base.as_str().match_indices('-') {
+            if let Some(set) = base.as_str().get(dash + 1..) {
+                self.named(claim.namespace(), set);
+            }
+        }
+    }
+
+    /// A Service that is gone is made again for the sets that name it.
+    fn service(&self, service: &Service, gone: bool) {
+        if !gone {
+            return;
+        }
+        let namespace = service.namespace();
+        for set in self.caches.sets.list(&store::Prefix::namespace(Kind::StatefulSet, namespace)) {
+            if set.spec.as_ref().is_some_and(|spec| spec.service_name == service.name()) {
+                self.add(SetKey::of(&set));
+            }
+        }
+    }
+}
