@@ -1,0 +1,183 @@
+//! Apply: makes the objects of a manifest so.
+//!
+//! All documents are read, completed and judged before the first is written: one answer names every mistake of every
+//! document, and a manifest with a mistake changes nothing. Writing is then document by document; each write is decided
+//! again if others change the object meanwhile.
+
+use std::collections::BTreeSet;
+
+use pb::{
+    Kind,
+    api::v1::{ApplyRequest, ApplyResponse, ApplyResult, FieldValidation, Object as AnyObject},
+};
+use serde_json::Value;
+
+use crate::{
+    Shared, admission,
+    error::{Error, Result, Violation, called},
+    merge::{LAST_APPLIED, remembered, three_way},
+    object::meta_mut,
+    write::{Outcome, Part, newborn, place, updated},
+};
+
+/// How often an apply is decided anew when the object comes or goes at the same time.
+const ATTEMPTS: usize = 3;
+/// Documents of one request.
+const DOCUMENTS: usize = 1000;
+
+/// A document that has been read.
+struct Document {
+    kind: Kind,
+    namespace: String,
+    name: String,
+    /// What the user wants, as remembered.
+    want: Value,
+    /// The same as an object, to be made if there is none.
+    object: AnyObject,
+    warnings: Vec<String>,
+}
+
+impl Document {
+    fn read(bytes: &[u8], namespace: &str, validation: FieldValidation) -> Result<Self> {
+        let manifest: Value = serde_json::from_slice(bytes)
+            .map_err(|error| Error::field("manifest", format!("Invalid value: not JSON: {error}")))?;
+        let (mut object, warnings) = admission::decode(&manifest, validation)?;
+        let kind = place(&mut object, namespace)?;
+        let want = remembered(&manifest);
+        let memory = want.to_string();
+        let meta = meta_mut(&mut object)?;
+        meta.annotations.insert(LAST_APPLIED.to_owned(), memory);
+        let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
+        if name.is_empty() {
+            let why = "Required value: apply needs a name to find the object again; use create with generateName";
+            return Err(Error::field("metadata.name", why));
+        }
+        Ok(Self { kind, namespace, name, want, object, warnings })
+    }
+
+    fn called(&self) -> String {
+        called(self.kind, &self.namespace, &self.name)
+    }
+
+    /// What becomes of the object that is there.
+    fn over(&self, live: &AnyObject) -> Result<AnyObject> {
+        let bug = |error: &dyn std::fmt::Display| Error::Bug(format!("{} has no JSON form: {error}", self.called()));
+        let live_json = live.to_json().map_err(|error| bug(&error))?;
+        let last = live.meta().annotations.get(LAST_APPLIED).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let merged = three_way(last.as_ref(), &self.want, &live_json);
+        let mut new = AnyObject::from_json(self.kind, merged).map_err(|error| bug(&error))?;
+        place(&mut new, &self.namespace)?;
+        let wanted = self.object.meta();
+        let meta = meta_mut(&mut new)?;
+        if let Some(memory) = wanted.annotations.get(LAST_APPLIED) {
+            meta.annotations.insert(LAST_APPLIED.to_owned(), memory.clone());
+        }
+        // What the manifest itself says of the object's identity is a precondition.
+        meta.resource_version.clone_from(&wanted.resource_version);
+        meta.uid.clone_from(&wanted.uid);
+        updated(live, new, Part::Main)
+    }
+
+    /// A new object.
+    fn fresh(&self) -> Result<AnyObject> {
+        newborn(self.object.clone())
+    }
+}
+
+impl Shared {
+    /// Makes the objects of a manifest so.
+    pub async fn apply(&self, request: ApplyRequest) -> Result<ApplyResponse> {
+        if request.manifests.len() > DOCUMENTS {
+            let many = request.manifests.len();
+            return Err(Error::field("manifests", format!("Too many: {many}: must have at most {DOCUMENTS} items")));
+        }
+        let documents = self.judged(&request).await?;
+        let mut results = Vec::with_capacity(documents.len());
+        for document in &documents {
+            let (object, outcome) = self.apply_one(document, request.dry_run).await?;
+            let warnings = document.warnings.clone();
+            results.push(ApplyResult { object: Some(object), outcome: outcome.to_owned(), warnings });
+        }
+        Ok(ApplyResponse { results })
+    }
+
+    /// All documents, or all that is wrong with them.
+    async fn judged(&self, request: &ApplyRequest) -> Result<Vec<Document>> {
+        let mut documents: Vec<Document> = Vec::new();
+        let mut wrong = Vec::new();
+        let mut seen = BTreeSet::new();
+        let many = request.manifests.len() > 1;
+        for (at, bytes) in request.manifests.iter().enumerate() {
+            let label = if many { label(at, bytes) } else { String::new() };
+            let mut fault = |violations: Vec<Violation>| {
+                wrong.extend(violations.into_iter().map(|v| if many { v.within(&label) } else { v }));
+            };
+            let document = match Document::read(bytes, &request.namespace, request.field_validation()) {
+                Ok(document) => document,
+                Err(Error::Invalid(violations)) => {
+                    fault(violations);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if !seen.insert((document.kind, document.namespace.clone(), document.name.clone())) {
+                fault(vec![Violation::new("metadata.name", format!("Duplicate value: {:?}", document.name))]);
+            }
+            let live = self.read(document.kind, &document.namespace, &document.name).await?;
+            let judged = match &live {
+                Some(live) => document.over(&live.object),
+                None => document.fresh(),
+            };
+            match judged {
+                Ok(_) => {}
+                Err(Error::Invalid(violations)) => fault(violations),
+                Err(error) => return Err(error),
+            }
+            let namespace = &document.namespace;
+            let made_before = || seen.contains(&(Kind::Namespace, String::new(), namespace.clone()));
+            if document.kind.namespaced()
+                && !made_before()
+                && self.read(Kind::Namespace, "", namespace).await?.is_none()
+            {
+                let why =
+                    format!("Not found: {namespace:?}; create the namespace first, or put it before this document");
+                fault(vec![Violation::new("metadata.namespace", why)]);
+            }
+            documents.push(document);
+        }
+        if wrong.is_empty() { Ok(documents) } else { Err(Error::Invalid(wrong)) }
+    }
+
+    async fn apply_one(&self, document: &Document, dry_run: bool) -> Result<(AnyObject, &'static str)> {
+        let Document { kind, namespace, name, .. } = document;
+        for _ in 0..ATTEMPTS {
+            match self.modify(*kind, namespace, name, dry_run, |live| document.over(live)).await {
+                Ok(Outcome::Unchanged(object)) => return Ok((object, "unchanged")),
+                Ok(Outcome::Written(object) | Outcome::Gone(object)) => return Ok((object, "configured")),
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let fresh = document.fresh()?;
+            if dry_run {
+                return Ok((fresh, "created"));
+            }
+            match self.insert(fresh, false).await {
+                Ok(object) => return Ok((object, "created")),
+                Err(Error::AlreadyExists(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::contended(&document.called()))
+    }
+}
+
+/// How one document of many is called in errors: `statefulset/web`, or its number if it does not say.
+fn label(at: usize, bytes: &[u8]) -> String {
+    let manifest: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let kind = manifest.get("kind").and_then(Value::as_str);
+    let name = manifest.pointer("/metadata/name").and_then(Value::as_str);
+    match (kind, name) {
+        (Some(kind), Some(name)) => format!("{}/{name}", kind.to_ascii_lowercase()),
+        _ => format!("document {}", at + 1),
+    }
+}

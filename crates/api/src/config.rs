@@ -1,0 +1,50 @@
+//! Flags of the API service.
+
+use std::time::Duration;
+
+use clap::Args;
+use runtime::{CommonArgs, EtcdArgs};
+
+use crate::node::cidr::Network;
+
+/// The API service: validates, stores and tells; the only service that node agents talk to.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub common: CommonArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub etcd: EtcdArgs,
+    /// Domain that the names of Services and pods end with.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Network that the nodes' pod networks (one /24 each) are cut from.
+    #[arg(long, value_name = "NETWORK", default_value = "10.77.0.0/16")]
+    pub pod_cidr: Network,
+    /// Seconds that a node counts as alive after its last sign of life.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=3600))]
+    pub node_lease_seconds: u64,
+}
+
+/// What the service needs to know beside its store.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Domain that the names of Services and pods end with.
+    pub cluster_domain: String,
+    /// Network that the nodes' pod networks are cut from.
+    pub pod_cidr: Network,
+    /// How long a node counts as alive after its last sign of life.
+    pub node_lease: Duration,
+}
+
+impl Config {
+    /// What the flags say.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            cluster_domain: self.cluster_domain.clone(),
+            pod_cidr: self.pod_cidr,
+            node_lease: Duration::from_secs(self.node_lease_seconds),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Reading: one object, and pages of many that all show one revision.
+//!
+//! The first page comes from the cache, once that shows everything this process wrote; further pages come from the
+//! store at the first page's revision, so a list is never a mix of two moments.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use pb::api::v1::{GetRequest, GetResponse, ListRequest, ListResponse, Object as AnyObject};
+use store::{Key, PageRequest, Prefix, Revision};
+
+use crate::{
+    Shared,
+    caches::Stored,
+    error::{Error, Result, Violation, parse_kind},
+    select::Selection,
+    write::DEFAULT_NAMESPACE,
+};
+
+/// Objects a page when the client names no bound, and at most.
+const PAGE: usize = 500;
+/// Pages of the store that one request may read while it looks for objects that the selectors let through.
+const STORE_PAGES: usize = 8;
+
+/// Where a list goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Continue {
+    revision: Revision,
+    after: Key,
+}
+
+impl Continue {
+    fn to_text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(format!("{} {}", self.revision, self.after))
+    }
+
+    /// The token, if it goes on within the prefix that it is given for.
+    fn parse(text: &str, prefix: &Prefix) -> Result<Self> {
+        let read = || {
+            let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+            let (revision, after) = plain.split_once(' ')?;
+            Some(Self { revision: revision.parse().ok()?, after: Key::from_raw(after) })
+        };
+        let why = "must be the token of the page before, with the same kind and namespace";
+        let token = read().filter(|token| prefix.contains(&token.after) && token.revision > 0);
+        token.ok_or_else(|| Error::Invalid(vec![Violation::value("continue", text, why)]))
+    }
+}
+
+impl Shared {
+    /// Reads one object.
+    pub async fn get(&self, request: GetRequest) -> Result<GetResponse> {
+        let kind = parse_kind(&request.kind)?;
+        let namespace = if request.namespace.is_empty() { DEFAULT_NAMESPACE } else { &request.namespace };
+        let stored = self.caches.get(kind, namespace, &request.name).await?;
+        let stored = stored.ok_or_else(|| Error::not_found(kind, namespace, &request.name))?;
+        Ok(GetResponse { object: Some(stored.object.clone()) })
+    }
+
+    /// Reads a page of objects.
+    pub async fn list(&self, request: ListRequest) -> Result<ListResponse> {
+        let kind = parse_kind(&request.kind)?;
+        let selection = Selection::parse(kind, &request.label_selector, &request.field_selector)?;
+        let limit = match usize::try_from(request.limit) {
+            Ok(0) => PAGE,
+            Ok(limit) => limit.min(PAGE),
+            Err(_) => {
+                let why = Violation::value("limit", request.limit, "must be greater than or equal to 0");
+                return Err(Error::Invalid(vec![why]));
+            }
+        };
+        let prefix = Prefix::namespace(kind, &request.namespace);
+        if request.r#continue.is_empty() {
+            let (all, revision) = self.caches.list(kind, &request.namespace).await?;
+            let mut selected = all.iter().filter(|stored| selection.matches(&stored.object));
+            let page: Vec<_> = selected.by_ref().take(limit).collect();
+            let more = selected.next().is_some();
+            let after = page.last().filter(|_| more).map(|last| last.key.clone());
+            return Ok(answer(page.into_iter().map(|stored| stored.object.clone()).collect(), revision, after));
+        }
+        let Continue { revision, mut after } = Continue::parse(&request.r#continue, &prefix)?;
+        let mut items = Vec::new();
+        for _ in 0..STORE_PAGES {
+            let page = PageRequest { limit: PAGE, after: Some(after.clone()), revision: Some(revision) };
+            let page = self.store.list(&prefix, page).await?;
+            for kv in &page.items {
+                if items.len() == limit {
+                    return Ok(answer(items, revision, Some(after)));
+                }
+                let stored = Stored::decode(kind, kv)?;
+                after = stored.key;
+                if selection.matches(&stored.object) {
+                    items.push(stored.object);
+                }
+            }
+            if !page.more {
+                return Ok(answer(items, revision, None));
+            }
+        }
+        Ok(answer(items, revision, Some(after)))
+    }
+}
+
+fn answer(items: Vec<AnyObject>, revision: Revision, after: Option<Key>) -> ListResponse {
+    ListResponse {
+        items,
+        resource_version: revision.to_string(),
+        r#continue: after.map(|after| Continue { revision, after }.to_text()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pb::Kind;
+
+    use super::*;
+
+    #[test]
+    fn a_token_goes_on_only_where_it_was_made_for() {
+        let token = Continue { revision: 7, after: Key::object(Kind::Pod, "default", "web-0") };
+        let parse = |prefix: Prefix| Continue::parse(&token.to_text(), &prefix);
+        assert_eq!(parse(Prefix::kind(Kind::Pod)).unwrap(), token);
+        assert!(parse(Prefix::kind(Kind::Secret)).is_err());
+        assert!(parse(Prefix::namespace(Kind::Pod, "other")).is_err());
+        assert!(Continue::parse("nonsense", &Prefix::kind(Kind::Pod)).is_err());
+    }
+}

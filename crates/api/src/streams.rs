@@ -1,0 +1,175 @@
+//! Logs and commands: handed through to the agent of the node that the pod is on.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use pb::{
+    ObjectExt,
+    agent::v1::{self as agent, agent_service_client::AgentServiceClient},
+    api::v1::{ExecRequest, ExecResponse, LogsRequest, LogsResponse},
+    objects::{Node, Pod},
+};
+use runtime::channel::{self, Channel};
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::{
+    Shared,
+    error::{Error, Result, Violation},
+    write::DEFAULT_NAMESPACE,
+};
+
+/// Seconds that a command may take unless the request says otherwise, and at most.
+const EXEC_SECONDS: (i32, i32) = (30, 3600);
+/// What the way to the agent may add to the time of a command.
+const ON_THE_WAY: Duration = Duration::from_secs(5);
+/// How long an agent may take to start answering.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Channels that are kept; more nodes than that share by forgetting.
+const CHANNELS: usize = 1024;
+
+/// Channels to agents, by address.
+#[derive(Default)]
+pub struct Agents {
+    channels: Mutex<BTreeMap<String, Channel>>,
+}
+
+impl Agents {
+    fn client(&self, address: &str) -> Result<AgentServiceClient<Channel>> {
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(address) {
+            return Ok(AgentServiceClient::new(channel.clone()));
+        }
+        let channel = channel::connect_streaming(address)
+            .map_err(|error| Error::Refused(format!("the node's agent cannot be reached: {error}")))?;
+        if channels.len() >= CHANNELS {
+            channels.clear();
+        }
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(AgentServiceClient::new(channel))
+    }
+}
+
+/// The name of the container that is meant.
+fn container(pod: &Pod, asked: &str) -> Result<String> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let names: Vec<String> = spec.containers.iter().chain(&spec.init_containers).map(|c| c.name.clone()).collect();
+    match (asked, spec.containers.as_slice()) {
+        ("", [only]) => Ok(only.name.clone()),
+        ("", _) => {
+            let why = format!("Required value: the pod has several containers; one of {}", names.join(", "));
+            Err(Error::field("container", why))
+        }
+        (asked, _) if names.iter().any(|name| name == asked) => Ok(asked.to_owned()),
+        (asked, _) => {
+            let why = format!("the containers of pod {} are {}", pod.name(), names.join(", "));
+            Err(Error::Invalid(vec![Violation::value("container", asked, why)]))
+        }
+    }
+}
+
+/// Where the agent of a node answers.
+fn agent_address(node: &Node) -> Option<String> {
+    let status = node.status.as_ref()?;
+    let ip = status.addresses.iter().find(|address| address.r#type == "InternalIP")?;
+    let port = status.daemon_endpoints.as_ref()?.agent_endpoint.as_ref()?.port;
+    let host = if ip.address.contains(':') { format!("[{}]", ip.address) } else { ip.address.clone() };
+    Some(format!("http://{host}:{port}"))
+}
+
+impl Shared {
+    /// The pod and a client of the agent of its node.
+    async fn agent_of(&self, namespace: &str, name: &str) -> Result<(Pod, AgentServiceClient<Channel>)> {
+        let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
+        let pod: Pod = self.caches.get_typed(namespace, name).await?;
+        let node_name = pod.spec.as_ref().map(|spec| spec.node_name.clone()).filter(|node| !node.is_empty());
+        let node_name = node_name.ok_or_else(|| {
+            Error::Refused(format!(
+                "pod {namespace}/{name} is on no node yet; `berth why {name}` says what it waits for"
+            ))
+        })?;
+        let node: Node = self.caches.get_typed("", &node_name).await.map_err(|error| match error {
+            Error::NotFound { .. } => {
+                Error::Refused(format!("node {node_name} of pod {namespace}/{name} is not known any more"))
+            }
+            error => error,
+        })?;
+        let address = agent_address(&node).ok_or_else(|| {
+            Error::Refused(format!("node {node_name} has not said where its agent answers (InternalIP and port)"))
+        })?;
+        Ok((pod, self.agents.client(&address)?))
+    }
+
+    /// Streams the output of a container.
+    pub async fn logs(
+        &self,
+        mut request: LogsRequest,
+    ) -> std::result::Result<impl Stream<Item = std::result::Result<LogsResponse, Status>> + use<>, Status> {
+        let (pod, mut agent) = self.agent_of(&request.namespace, &request.pod).await?;
+        request.container = container(&pod, &request.container)?;
+        request.namespace = pod.namespace().to_owned();
+        let request = agent::LogsRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
+        let pieces = timeout(ANSWER, agent.logs(request)).await.map_err(|_| silent(&pod))??.into_inner();
+        let pieces = pieces.map(|piece| Ok(piece?.response.unwrap_or_default()));
+        Ok(pieces.take_until(self.stop.clone().cancelled_owned()))
+    }
+
+    /// Runs a command in a container.
+    pub async fn exec(&self, mut request: ExecRequest) -> std::result::Result<ExecResponse, Status> {
+        if request.command.is_empty() {
+            return Err(Error::field("command", "Required value: program and arguments").into());
+        }
+        let (pod, mut agent) = self.agent_of(&request.namespace, &request.pod).await?;
+        request.container = container(&pod, &request.container)?;
+        request.namespace = pod.namespace().to_owned();
+        let seconds = if request.timeout_seconds <= 0 { EXEC_SECONDS.0 } else { request.timeout_seconds };
+        request.timeout_seconds = seconds.min(EXEC_SECONDS.1);
+        let limit = Duration::from_secs(u64::from(request.timeout_seconds.unsigned_abs())) + ON_THE_WAY;
+        let request = agent::ExecRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
+        let answer = timeout(limit, agent.exec(request)).await.map_err(|_| silent(&pod))??.into_inner();
+        Ok(answer.response.unwrap_or_default())
+    }
+}
+
+fn silent(pod: &Pod) -> Status {
+    let node = pod.spec.as_ref().map(|spec| spec.node_name.as_str()).unwrap_or_default();
+    Status::deadline_exceeded(format!(
+        "the agent of node {node} does not answer; `berth get node {node}` says whether the node is ready"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use pb::objects::{Container, DaemonEndpoint, NodeAddress, NodeDaemonEndpoints, NodeStatus, PodSpec};
+
+    use super::*;
+
+    fn pod(names: &[&str]) -> Pod {
+        let containers = names.iter().map(|name| Container { name: (*name).to_owned(), ..Default::default() });
+        Pod { spec: Some(PodSpec { containers: containers.collect(), ..Default::default() }), ..Default::default() }
+    }
+
+    #[test]
+    fn a_wrong_container_lists_those_that_are_there() {
+        assert_eq!(container(&pod(&["nginx"]), "").unwrap(), "nginx");
+        assert_eq!(container(&pod(&["a", "b"]), "b").unwrap(), "b");
+        let error = container(&pod(&["a", "b"]), "c").unwrap_err().to_string();
+        assert!(error.contains("a, b"), "{error}");
+        assert!(container(&pod(&["a", "b"]), "").is_err());
+    }
+
+    #[test]
+    fn an_agent_answers_at_the_internal_address() {
+        let address = NodeAddress { r#type: "InternalIP".into(), address: "10.1.0.2".into() };
+        let agent_endpoint = Some(DaemonEndpoint { port: 7450 });
+        let status = NodeStatus {
+            addresses: vec![address],
+            daemon_endpoints: Some(NodeDaemonEndpoints { agent_endpoint }),
+            ..Default::default()
+        };
+        let node = Node { status: Some(status), ..Default::default() };
+        assert_eq!(agent_address(&node).as_deref(), Some("http://10.1.0.2:7450"));
+        assert_eq!(agent_address(&Node::default()), None);
+    }
+}

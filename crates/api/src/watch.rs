@@ -1,0 +1,207 @@
+//! Watching: changes in order of their revisions, without gap or repetition (I15), through the eyes of a selection.
+//!
+//! All watchers of a kind read one log at their own pace; a watcher has no buffer that could grow. One that falls
+//! behind the log ends with OUT_OF_RANGE and lists again.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use futures::{Stream, stream};
+use pb::api::v1::{EventType, Object as AnyObject, WatchRequest, WatchResponse};
+use store::{Key, PageRequest, Prefix, Revision};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Shared,
+    caches::{KindWindow, Stored},
+    error::{Error, Result, parse_kind, parse_revision},
+    select::Selection,
+    window::{Change, Follower, New, starting_with},
+};
+
+/// Between bookmarks.
+const BOOKMARKS: Duration = Duration::from_secs(10);
+
+/// What a change of an object is to a selection: coming into it is ADDED, leaving it is DELETED.
+pub fn seen(was: bool, is: bool) -> Option<EventType> {
+    match (was, is) {
+        (false, true) => Some(EventType::Added),
+        (true, true) => Some(EventType::Modified),
+        (true, false) => Some(EventType::Deleted),
+        (false, false) => None,
+    }
+}
+
+/// What a watcher looks at.
+struct Scope {
+    prefix: Prefix,
+    selection: Selection,
+}
+
+impl Scope {
+    fn tell(&self, change: &Change<Key, Stored>) -> Result<Option<(Revision, WatchResponse)>> {
+        if !self.prefix.contains(&change.key) {
+            return Ok(None);
+        }
+        let new = match &change.new {
+            New::Is(stored) => Some(stored),
+            New::Gone => None,
+            New::Unknown(unknown) => return Err(unknown.clone().into()),
+        };
+        let matches =
+            |stored: Option<&Arc<Stored>>| stored.is_some_and(|stored| self.selection.matches(&stored.object));
+        let Some(event) = seen(matches(change.old.as_ref()), matches(new)) else { return Ok(None) };
+        let shown = if event == EventType::Deleted { change.old.as_ref() } else { new };
+        Ok(shown.map(|stored| (change.revision, event_of(event, Some(stored.object.clone()), None))))
+    }
+}
+
+fn event_of(event: EventType, object: Option<AnyObject>, resume: Option<Revision>) -> WatchResponse {
+    WatchResponse {
+        r#type: event.into(),
+        object,
+        resource_version: resume.map(|revision| revision.to_string()).unwrap_or_default(),
+    }
+}
+
+struct Watcher {
+    scope: Scope,
+    follower: Follower<Key, Stored>,
+    ready: VecDeque<WatchResponse>,
+    bookmarks: Option<Interval>,
+    /// The last revision that the client can resume from.
+    told: Revision,
+    stop: CancellationToken,
+    ended: bool,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<Result<WatchResponse>> {
+        while !self.ended {
+            if let Some(response) = self.ready.pop_front() {
+                return Some(Ok(response));
+            }
+            if let Err(error) = self.wait().await {
+                self.ended = true;
+                return Some(Err(error));
+            }
+        }
+        None
+    }
+
+    /// Waits until there is something to tell.
+    async fn wait(&mut self) -> Result<()> {
+        let bookmark = async {
+            match &mut self.bookmarks {
+                Some(interval) => drop(interval.tick().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {
+                Err(Error::Unavailable(format!("this API service is stopping; watch again from revision {}", self.told)))
+            }
+            changes = self.follower.next() => {
+                let mut told = Vec::new();
+                for change in changes? {
+                    told.extend(self.scope.tell(&change)?);
+                }
+                self.ready.extend(resumable(told, self.told));
+                self.told = self.follower.position();
+                Ok(())
+            }
+            () = bookmark => {
+                self.told = self.follower.position();
+                self.ready.push_back(event_of(EventType::Bookmark, None, Some(self.told)));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Says in each event where to resume. In the middle of a revision that is the one before: what is left of the
+/// revision must not be missed.
+fn resumable(told: Vec<(Revision, WatchResponse)>, mut resume: Revision) -> Vec<WatchResponse> {
+    let last_of_its_revision: Vec<bool> = (0..told.len())
+        .map(|at| told.get(at + 1).is_none_or(|(next, _)| told.get(at).is_none_or(|(this, _)| this != next)))
+        .collect();
+    let each = told.into_iter().zip(last_of_its_revision).map(|((revision, mut response), last)| {
+        if last {
+            resume = revision;
+        }
+        response.resource_version = resume.to_string();
+        response
+    });
+    each.collect()
+}
+
+impl Shared {
+    /// Starts a watch.
+    pub async fn watch(&self, request: WatchRequest) -> Result<impl Stream<Item = Result<WatchResponse>> + use<>> {
+        let kind = parse_kind(&request.kind)?;
+        let prefix = Prefix::namespace(kind, &request.namespace);
+        let selection = Selection::parse(kind, &request.label_selector, &request.field_selector)?;
+        let scope = Scope { prefix, selection };
+        let window = self.caches.current(kind).await?.clone();
+        let (ready, after) = if request.resource_version.is_empty() {
+            existing(&window, &scope)?
+        } else {
+            let after = parse_revision("resourceVersion", &request.resource_version)?;
+            self.check_revision(&window, &scope.prefix, after).await?;
+            (VecDeque::new(), after)
+        };
+        let bookmarks = request.allow_bookmarks.then(|| {
+            let mut interval = interval(BOOKMARKS);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval.reset();
+            interval
+        });
+        let follower = Follower::new(window, after);
+        let watcher = Watcher { scope, follower, ready, bookmarks, told: after, stop: self.stop.clone(), ended: false };
+        Ok(stream::unfold(watcher, |mut watcher| async move { Some((watcher.next().await?, watcher)) }))
+    }
+
+    /// Another replica may have shown the client more than this one shows yet: then the changes up to there are on
+    /// their way. A revision that the store has never had is an error, not an eternal silence.
+    async fn check_revision(&self, window: &KindWindow, prefix: &Prefix, after: Revision) -> Result<()> {
+        if after <= window.revision() {
+            return Ok(());
+        }
+        let now = self.store.list(prefix, PageRequest { limit: 1, ..PageRequest::default() }).await?.revision;
+        if after <= now {
+            return Ok(());
+        }
+        Err(Error::Expired(format!("the store is at revision {now} and has never been at {after}")))
+    }
+}
+
+/// What exists, as ADDED, and a bookmark. Only the bookmark can be resumed from: before it, not everything was told.
+fn existing(window: &KindWindow, scope: &Scope) -> Result<(VecDeque<WatchResponse>, Revision)> {
+    let (all, revision) = window.range(starting_with(&scope.prefix))?;
+    let selected = all.iter().filter(|stored| scope.selection.matches(&stored.object));
+    let mut ready: VecDeque<_> =
+        selected.map(|stored| event_of(EventType::Added, Some(stored.object.clone()), None)).collect();
+    ready.push_back(event_of(EventType::Bookmark, None, Some(revision)));
+    Ok((ready, revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entering_and_leaving_a_selection() {
+        assert_eq!(seen(false, true), Some(EventType::Added));
+        assert_eq!(seen(true, true), Some(EventType::Modified));
+        assert_eq!(seen(true, false), Some(EventType::Deleted));
+        assert_eq!(seen(false, false), None);
+    }
+
+    #[test]
+    fn the_middle_of_a_revision_resumes_before_it() {
+        let event = |revision| (revision, event_of(EventType::Added, None, None));
+        let told = resumable(vec![event(5), event(7), event(7), event(7), event(9)], 3);
+        let resume: Vec<_> = told.iter().map(|response| response.resource_version.as_str()).collect();
+        assert_eq!(resume, ["5", "5", "5", "7", "9"]);
+    }
+}

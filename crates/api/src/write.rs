@@ -1,0 +1,265 @@
+//! Writing objects: read, decide, write under the guard that nothing changed meanwhile.
+//!
+//! No write is unguarded (I13), an update that changes nothing writes nothing, and an object is never brought back by a
+//! write that was decided before its deletion (I27): the guard names the revision that was read.
+
+use pb::{Kind, Object, api::v1::Object as AnyObject, objects::Namespace};
+use store::{Guard, Key, Op, Revision, Txn, TxnOutcome, objects::put_any};
+
+use crate::{
+    Shared, admission,
+    caches::Stored,
+    error::{Error, Result, called},
+    object::{born, changed, copy_status, may_go, meta_mut},
+};
+
+/// How often a write is decided again when others change the object at the same time.
+const ATTEMPTS: usize = 5;
+
+/// The namespace that always exists, and that objects without a namespace are in.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// What became of a change.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Written.
+    Written(AnyObject),
+    /// There was nothing to change.
+    Unchanged(AnyObject),
+    /// The change took away the last reason to keep the object.
+    Gone(AnyObject),
+}
+
+impl Outcome {
+    /// The object as it is, or was last.
+    pub fn object(self) -> AnyObject {
+        match self {
+            Self::Written(object) | Self::Unchanged(object) | Self::Gone(object) => object,
+        }
+    }
+}
+
+/// Which part of an object an update is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All but the status.
+    Main,
+    /// The status alone.
+    Status,
+}
+
+/// Fills in the namespace that an object of a namespaced kind is in, and its type.
+pub fn place(object: &mut AnyObject, namespace: &str) -> Result<Kind> {
+    let kind = object.kind().ok_or_else(|| Error::field("object", "Required value"))?;
+    let meta = meta_mut(object)?;
+    if kind.namespaced() && meta.namespace.is_empty() {
+        let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
+        namespace.clone_into(&mut meta.namespace);
+    }
+    object.stamp_type();
+    Ok(kind)
+}
+
+/// A client's own knowledge of an object, where it shows any, must be what is stored.
+fn check_preconditions(old: &AnyObject, uid: &str, resource_version: &str) -> Result<()> {
+    let meta = old.meta();
+    let what = || old.kind().map_or_else(String::new, |kind| called(kind, &meta.namespace, &meta.name));
+    if !uid.is_empty() && uid != meta.uid {
+        return Err(Error::Conflict(format!(
+            "{} has uid {}, not {uid}: it was deleted and made again; read it and decide again",
+            what(),
+            meta.uid
+        )));
+    }
+    if !resource_version.is_empty() && resource_version != meta.resource_version {
+        return Err(Error::Conflict(format!(
+            "{} was changed (it is at resourceVersion {}, not {resource_version}); read it again and retry",
+            what(),
+            meta.resource_version
+        )));
+    }
+    Ok(())
+}
+
+/// What an update makes of an object: server-owned fields kept, defaults filled in, the change allowed.
+pub fn updated(old: &AnyObject, mut new: AnyObject, part: Part) -> Result<AnyObject> {
+    check_preconditions(old, &new.meta().uid, &new.meta().resource_version)?;
+    if part == Part::Status {
+        let mut result = old.clone();
+        copy_status(&new, &mut result);
+        return Ok(result);
+    }
+    admission::default(&mut new);
+    changed(old, &mut new)?;
+    admission::update(old, &new)?;
+    Ok(new)
+}
+
+impl Shared {
+    /// One object as the store has it now.
+    pub async fn read(&self, kind: Kind, namespace: &str, name: &str) -> Result<Option<Stored>> {
+        let kv = self.store.get(&Key::object(kind, namespace, name)).await?;
+        Ok(kv.map(|kv| Stored::decode(kind, &kv)).transpose()?)
+    }
+
+    /// Commits changes of objects of one kind; None if a guard did not hold.
+    pub async fn commit(&self, kind: Kind, guards: Vec<Guard>, ops: Vec<Op>) -> Result<Option<Revision>> {
+        match self.store.txn(Txn { guards, ops }).await? {
+            TxnOutcome::Committed(revision) => {
+                self.caches.of(kind).wrote(revision);
+                Ok(Some(revision))
+            }
+            TxnOutcome::Conflict => Ok(None),
+        }
+    }
+
+    /// Makes an object.
+    pub async fn create(&self, mut object: AnyObject, dry_run: bool) -> Result<AnyObject> {
+        place(&mut object, "")?;
+        if !object.meta().resource_version.is_empty() {
+            let why = "Forbidden: must not be set on an object to be created; update it instead";
+            return Err(Error::field("metadata.resourceVersion", why));
+        }
+        self.insert(newborn(object)?, dry_run).await
+    }
+
+    /// Writes a new object that has been found good.
+    pub async fn insert(&self, mut object: AnyObject, dry_run: bool) -> Result<AnyObject> {
+        let Some((kind, op)) = object.kind().zip(put_any(&object)) else {
+            return Err(Error::field("object", "Required value"));
+        };
+        let (namespace, name) = (object.meta().namespace.clone(), object.meta().name.clone());
+        for attempt in 0..ATTEMPTS {
+            let mut guards = vec![Guard::Absent(op.key().clone())];
+            if kind.namespaced() {
+                guards.push(self.namespace_guard(&namespace, attempt > 0).await?);
+            }
+            if !dry_run && let Some(revision) = self.commit(kind, guards, vec![op.clone()]).await? {
+                meta_mut(&mut object)?.resource_version = revision.to_string();
+                return Ok(object);
+            }
+            if self.read(kind, &namespace, &name).await?.is_some() {
+                return Err(Error::AlreadyExists(called(kind, &namespace, &name)));
+            }
+            if dry_run {
+                return Ok(object);
+            }
+        }
+        Err(Error::contended(&called(kind, &namespace, &name)))
+    }
+
+    /// The guard that a namespace still exists.
+    async fn namespace_guard(&self, name: &str, fresh: bool) -> Result<Guard> {
+        let cached = if fresh { None } else { self.caches.of(Kind::Namespace).last_known(&namespace_key(name)) };
+        let stored = match cached {
+            Some(stored) => (*stored).clone(),
+            None => self.read(Kind::Namespace, "", name).await?.ok_or_else(|| Error::NotFound {
+                what: called(Kind::Namespace, "", name),
+                hint: "; create the namespace first".to_owned(),
+            })?,
+        };
+        if stored.object.meta().deletion_timestamp.is_some() {
+            return Err(Error::Refused(format!("namespace {name} is being deleted: nothing can be created in it")));
+        }
+        Ok(Guard::CreateRevision(stored.key, stored.create_revision))
+    }
+
+    /// Replaces an object, or its status.
+    pub async fn update(&self, mut new: AnyObject, part: Part, dry_run: bool) -> Result<AnyObject> {
+        let kind = place(&mut new, "")?;
+        let (namespace, name) = (new.meta().namespace.clone(), new.meta().name.clone());
+        let outcome = self.modify(kind, &namespace, &name, dry_run, |old| updated(old, new.clone(), part)).await?;
+        Ok(outcome.object())
+    }
+
+    /// Changes an object as decided from what is stored; decides again when it was changed meanwhile.
+    pub async fn modify(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        dry_run: bool,
+        decide: impl Fn(&AnyObject) -> Result<AnyObject> + Send,
+    ) -> Result<Outcome> {
+        for _ in 0..ATTEMPTS {
+            let old = self.read(kind, namespace, name).await?;
+            let old = old.ok_or_else(|| Error::not_found(kind, namespace, name))?;
+            let new = decide(&old.object)?;
+            if new == old.object {
+                return Ok(Outcome::Unchanged(new));
+            }
+            if dry_run {
+                return Ok(Outcome::Written(new));
+            }
+            if let Some(outcome) = self.replace(kind, &old, new).await? {
+                return Ok(outcome);
+            }
+        }
+        Err(Error::contended(&called(kind, namespace, name)))
+    }
+
+    /// Writes an object over the one that was read, or removes it if nothing keeps it; None if that was changed.
+    pub async fn replace(&self, kind: Kind, old: &Stored, mut new: AnyObject) -> Result<Option<Outcome>> {
+        let guards = vec![Guard::ModRevision(old.key.clone(), old.mod_revision)];
+        if may_go(&new) {
+            let gone = self.commit(kind, guards, vec![Op::Delete(old.key.clone())]).await?;
+            return Ok(gone.map(|_| Outcome::Gone(new)));
+        }
+        let op = put_any(&new).ok_or_else(|| Error::field("object", "Required value"))?;
+        if *op.key() != old.key {
+            return Err(Error::Bug(format!("the new {} would be written over {}", op.key(), old.key)));
+        }
+        let Some(revision) = self.commit(kind, guards, vec![op]).await? else { return Ok(None) };
+        meta_mut(&mut new)?.resource_version = revision.to_string();
+        Ok(Some(Outcome::Written(new)))
+    }
+
+    /// Removes an object; false if it was changed since it was read.
+    pub async fn remove(&self, kind: Kind, old: &Stored, mut guards: Vec<Guard>) -> Result<bool> {
+        guards.push(Guard::ModRevision(old.key.clone(), old.mod_revision));
+        Ok(self.commit(kind, guards, vec![Op::Delete(old.key.clone())]).await?.is_some())
+    }
+
+    /// Makes what every cluster has, if it is missing.
+    pub async fn bootstrap(&self) -> Result<()> {
+        let namespace = Namespace {
+            metadata: Some(pb::objects::ObjectMeta { name: DEFAULT_NAMESPACE.to_owned(), ..Default::default() }),
+            ..Default::default()
+        };
+        for object in [namespace.into_any(), default_class().into_any()] {
+            match self.create(object, false).await {
+                Ok(_) | Err(Error::AlreadyExists(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A new object with defaults and server-owned fields, found good.
+pub fn newborn(mut object: AnyObject) -> Result<AnyObject> {
+    born(&mut object)?;
+    admission::default(&mut object);
+    admission::create(&object)?;
+    Ok(object)
+}
+
+fn namespace_key(name: &str) -> Key {
+    Key::object(Kind::Namespace, "", name)
+}
+
+/// The class that claims without a class get: directories on the node that the pod is placed on.
+fn default_class() -> pb::objects::StorageClass {
+    let annotation = ("storageclass.kubernetes.io/is-default-class".to_owned(), "true".to_owned());
+    pb::objects::StorageClass {
+        metadata: Some(pb::objects::ObjectMeta {
+            name: "local".to_owned(),
+            annotations: [annotation].into(),
+            ..Default::default()
+        }),
+        provisioner: "local.berth.dev".to_owned(),
+        reclaim_policy: Some("Delete".to_owned()),
+        volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
+        ..Default::default()
+    }
+}
