@@ -75,6 +75,16 @@ mod generated {
             }
         }
     }
+    /// containerd's own services.
+    pub mod containerd {
+        /// Events.
+        pub mod events {
+            /// Version 1.
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/containerd.services.events.v1.rs"));
+            }
+        }
+    }
     /// The Container Storage Interface.
     pub mod csi {
         /// Version 1.
@@ -85,6 +95,7 @@ mod generated {
 }
 
 pub use generated::berth::{agent, api, apps, core, meta, scheduler, storage, volumes};
+pub use generated::containerd;
 pub use generated::csi;
 
 /// Every message at hand under one name: what most users of this crate import.
