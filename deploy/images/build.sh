@@ -122,7 +122,7 @@ oci() {
 
   "${pack[@]}" -C "$root" -cf "$tmp/layer.tar" .
   local diff; diff=$(sha256sum <"$tmp/layer.tar" | cut -d' ' -f1)
-  gzip -9n "$tmp/layer.tar"
+  gzip -6n "$tmp/layer.tar"
   local layer layer_size; layer=$(sha256sum <"$tmp/layer.tar.gz" | cut -d' ' -f1)
   layer_size=$(stat -c %s "$tmp/layer.tar.gz")
   mv "$tmp/layer.tar.gz" "$blobs/$layer"

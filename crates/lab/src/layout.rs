@@ -295,11 +295,6 @@ impl Layout {
         self.dir.join("csi").join("local.sock")
     }
 
-    /// What the CSI driver's controller side keeps.
-    pub fn csi_controller_data(&self) -> PathBuf {
-        self.dir.join("csi").join("data")
-    }
-
     /// Everything of one node; also the agent's data folder.
     pub fn node_dir(&self, node: NodeIndex) -> PathBuf {
         self.dir.join(node.name())
@@ -315,9 +310,9 @@ impl Layout {
         self.csi_dir(node).join("local.sock")
     }
 
-    /// The volumes of the built-in driver on this node.
-    pub fn volumes_dir(&self, node: NodeIndex) -> PathBuf {
-        self.node_dir(node).join("volumes")
+    /// Where the driver `local` keeps this node's volumes.
+    pub fn local_dir(&self, node: NodeIndex) -> PathBuf {
+        self.node_dir(node).join("local")
     }
 
     /// Where the agent writes its CNI network once it knows its pod range: `cni/net.d` in its data folder.

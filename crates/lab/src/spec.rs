@@ -189,11 +189,8 @@ fn control_plane(config: &Config) -> Vec<Process> {
             "csi-local",
             &[],
             Ready::Unix(lab.csi_controller_socket()),
-            &[
-                ("--endpoint", unix(lab.csi_controller_socket())),
-                ("--node-name", "controller".to_owned()),
-                ("--data-dir", path(lab.csi_controller_data())),
-            ],
+            // Without a node it only makes volumes.
+            &[("--endpoint", unix(lab.csi_controller_socket()))],
         ),
         service(
             "controller",
@@ -238,7 +235,7 @@ fn node_processes(config: &Config, node: NodeIndex) -> Vec<Process> {
     let mut csi = vec![berth(), "csi-local".to_owned()];
     csi.extend(flag("--endpoint", unix(lab.csi_socket(node))));
     csi.extend(flag("--node-name", node.name()));
-    csi.extend(flag("--data-dir", path(lab.volumes_dir(node))));
+    csi.extend(flag("--data-dir", path(lab.local_dir(node))));
 
     let mut agent = vec![berth(), "agent".to_owned()];
     agent.extend(flag("--listen", lab.agent(node).to_string()));
@@ -267,9 +264,9 @@ fn node_processes(config: &Config, node: NodeIndex) -> Vec<Process> {
 
 /// The folders that must exist before anything starts.
 pub fn folders(lab: &Layout) -> Vec<PathBuf> {
-    let mut folders = vec![lab.dir.join("log"), lab.etcd_dir(), lab.csi_controller_data()];
+    let mut folders = vec![lab.dir.join("log"), lab.etcd_dir(), lab.dir.join("csi")];
     for node in lab.all_nodes() {
-        folders.extend([lab.containerd_dir(node), lab.cni_conf_dir(node), lab.csi_dir(node), lab.volumes_dir(node)]);
+        folders.extend([lab.containerd_dir(node), lab.cni_conf_dir(node), lab.csi_dir(node), lab.local_dir(node)]);
     }
     folders
 }

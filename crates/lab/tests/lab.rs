@@ -287,7 +287,7 @@ fn down_removes_what_resists() {
     let Some(site) = Site::new(6) else { return };
     let lab = site.up(1);
     let node = lab.layout().all_nodes().next().unwrap();
-    let volumes = lab.layout().volumes_dir(node);
+    let volumes = lab.layout().local_dir(node);
     let sh = |script: &str| {
         let status = Command::new("sh").args(["-ec", script]).status().unwrap();
         assert!(status.success(), "{script}");
