@@ -29,6 +29,11 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts etcd, every service and so many hollow nodes, and waits until all nodes are known.
     pub async fn start(nodes: u32) -> Result<Self> {
+        Self::start_with(nodes, &[]).await
+    }
+
+    /// The same, with variables in the services' environment.
+    pub async fn start_with(nodes: u32, environment: &[(&str, &str)]) -> Result<Self> {
         let folder = TempDir::with_prefix("berth-control-")?;
         let etcd = EtcdProcess::start().await.context("start etcd")?;
         let [api, controller, scheduler, volumes, agent] = free_ports()?;
@@ -41,7 +46,7 @@ impl ControlPlane {
         let count = nodes.to_string();
 
         let berth = berth_bin()?;
-        let start = |role: &str, args: &[&str]| start_role(&berth, role, args, folder.path());
+        let start = |role: &str, args: &[&str]| start_role(&berth, role, args, environment, folder.path());
         let processes = vec![
             start("csi-local", &["--endpoint", &unix, "--node-name", "controller", "--data-dir", &csi_data])?,
             start("api", &["--listen", &at(api), "--etcd", &etcd.url])?,
@@ -107,10 +112,10 @@ impl ControlPlane {
     }
 }
 
-fn start_role(berth: &Path, role: &str, args: &[&str], folder: &Path) -> Result<Process> {
+fn start_role(berth: &Path, role: &str, args: &[&str], environment: &[(&str, &str)], folder: &Path) -> Result<Process> {
     let mut command = vec![role.to_owned()];
     command.extend(args.iter().map(|arg| (*arg).to_owned()));
-    Process::start(role, berth, &command, folder)
+    Process::start(role, berth, &command, environment, folder)
 }
 
 /// Ports that were free a moment ago.

@@ -22,24 +22,33 @@ pub fn berth_bin() -> Result<PathBuf> {
 pub struct Process {
     name: String,
     command: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     child: Child,
 }
 
 impl Process {
     /// Starts a program whose output goes to `<folder>/<name>.log`.
-    pub fn start(name: &str, program: &Path, args: &[String], folder: &Path) -> Result<Self> {
+    pub fn start(
+        name: &str,
+        program: &Path,
+        args: &[String],
+        environment: &[(&str, &str)],
+        folder: &Path,
+    ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let mut command = vec![program.display().to_string()];
         command.extend_from_slice(args);
-        let child = spawn(&command, &log)?;
-        Ok(Self { name: name.to_owned(), command, log, child })
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let child = spawn(&command, &environment, &log)?;
+        Ok(Self { name: name.to_owned(), command, environment, log, child })
     }
 
     /// SIGKILL, then the same again.
     pub fn kill_and_restart(&mut self) -> Result<()> {
         self.stop();
-        self.child = spawn(&self.command, &self.log)?;
+        self.child = spawn(&self.command, &self.environment, &self.log)?;
         Ok(())
     }
 
@@ -62,11 +71,12 @@ impl Process {
     }
 }
 
-fn spawn(command: &[String], log: &Path) -> Result<Child> {
+fn spawn(command: &[String], environment: &[(String, String)], log: &Path) -> Result<Child> {
     let out = File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
     let (program, args) = command.split_first().context("an empty command")?;
     Command::new(program)
         .args(args)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)

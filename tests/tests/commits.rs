@@ -32,9 +32,8 @@ async fn history(store: &dyn Store, since: Revision) -> Result<BTreeMap<Revision
         bail!("the watch ended")
     };
     // Revisions that changed nothing under our root (leases) may end the history early: a silent watch ends it too.
-    match tokio::time::timeout(Duration::from_secs(2), read).await {
-        Ok(result) => result?,
-        Err(_) => {}
+    if let Ok(read) = tokio::time::timeout(Duration::from_secs(2), read).await {
+        read?;
     }
     Ok(history)
 }
