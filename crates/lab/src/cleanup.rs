@@ -400,11 +400,27 @@ fn remove_folder(dir: &Path) -> Result<()> {
         fs::remove_file(&config)?;
     }
     fs::remove_dir(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    remove_dead_shim_sockets()?;
     // Folders that the lab's tools made for the whole machine go when nothing else uses them.
     for shared in [CNI_RESULTS, "/var/lib/cni", SHIM_SOCKETS, "/run/containerd", "/var/lib/berth"] {
         match fs::remove_dir(shared) {
             Ok(()) => {}
             Err(e) => tracing::trace!("{shared} stays: {e}"),
+        }
+    }
+    Ok(())
+}
+
+/// A shim that was killed leaves its socket, and when the runtime then forgot the container nothing tells whose it was.
+/// A socket that no process has open is of no use to anyone.
+fn remove_dead_shim_sockets() -> Result<()> {
+    let open = fs::read_to_string("/proc/net/unix")?;
+    let open: BTreeSet<&str> = open.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    for socket in names_in(Path::new(SHIM_SOCKETS), |name| Some(Remnant::File(Path::new(SHIM_SOCKETS).join(name))))? {
+        if let Remnant::File(path) = &socket
+            && !open.contains(path.to_string_lossy().as_ref())
+        {
+            remove(&socket, false)?;
         }
     }
     Ok(())

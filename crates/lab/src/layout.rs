@@ -35,6 +35,12 @@ impl LabName {
     }
 }
 
+impl Default for LabName {
+    fn default() -> Self {
+        Self("lab".to_owned())
+    }
+}
+
 impl fmt::Display for LabName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

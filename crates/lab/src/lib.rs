@@ -38,10 +38,10 @@ pub use up::{UpArgs, up};
 const RESTART_LIMIT: Duration = Duration::from_secs(30);
 
 /// Which lab.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct LabArgs {
     /// The lab's name, which everything outside its folder carries
-    #[arg(long, default_value = "lab")]
+    #[arg(long, default_value_t)]
     pub name: LabName,
     /// The lab's folder [default: /var/lib/berth/NAME]
     #[arg(long)]
