@@ -70,15 +70,7 @@ pub(super) fn stale(draft: &Draft<'_>, ordinal: Ordinal) -> Option<ClaimName> {
         .find(|claim| draft.owners_of(claim).is_some_and(|refs| refs.iter().any(|r| owners.is_old_pod(r))))
 }
 
-/// Whether the owners of a pod's claims are as the retention policy has them (RET-5). A missing claim does not matter.
-pub(super) fn owners_fit(draft: &Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) -> bool {
-    let set = &draft.snapshot.set;
-    let owners = Owners::of(set, ordinal, uid);
-    let mut claims = set.claim_templates.iter().map(|template| set.name.claim(template, ordinal));
-    claims.all(|claim| draft.owners_of(&claim).is_none_or(|refs| owners.wanted(refs).is_none()))
-}
-
-/// Puts the owners of a pod's claims right.
+/// Puts the owners of a pod's claims right (RET-5). A missing claim does not matter.
 pub(super) fn fix_owners(draft: &mut Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) {
     let set = &draft.snapshot.set;
     let owners = Owners::of(set, ordinal, uid);

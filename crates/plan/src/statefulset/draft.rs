@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::identity::{ClaimName, Ordinal, PodName, RevisionName};
+use model::identity::{ClaimName, Ordinal, PodName};
 
 use super::{
     action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op},
@@ -30,8 +30,6 @@ pub(super) struct Draft<'a> {
     pub members: Members<'a>,
     pub actions: Vec<Action>,
     pub waits: Vec<Wait>,
-    /// Revisions of the pods that the plan creates.
-    created: BTreeMap<Ordinal, RevisionName>,
     /// Pods that the plan deletes.
     deleted: BTreeSet<PodName>,
     /// Owners of claims that the plan creates or changes: later steps see them as they will be.
@@ -41,8 +39,8 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Starts with the actions and findings of the first steps.
     pub fn new(snapshot: &'a Snapshot, members: Members<'a>, revisions: Revisions, actions: Vec<Action>) -> Self {
-        let (created, deleted, owners) = Default::default();
-        Self { snapshot, revisions, members, actions, waits: Vec::new(), created, deleted, owners }
+        let (deleted, owners) = Default::default();
+        Self { snapshot, revisions, members, actions, waits: Vec::new(), deleted, owners }
     }
 
     /// Whether pods come and go one after the other.
@@ -64,11 +62,6 @@ impl<'a> Draft<'a> {
     pub fn owners_of(&self, name: &ClaimName) -> Option<&[ClaimOwner]> {
         let planned = self.owners.get(name).map(Vec::as_slice);
         planned.or_else(|| self.claim(name).map(|claim| claim.owners.as_slice()))
-    }
-
-    /// Whether the plan creates this pod, and at which revision.
-    pub fn creates(&self, ordinal: Ordinal) -> Option<&RevisionName> {
-        self.created.get(&ordinal)
     }
 
     /// Whether the plan deletes this pod.
@@ -98,7 +91,6 @@ impl<'a> Draft<'a> {
         for claim in &new.claims {
             self.owners.insert(claim.name.clone(), claim.owners.clone());
         }
-        self.created.insert(new.ordinal, new.revision.clone());
         self.actions.push(Action { op: Op::CreatePod(new), guards });
     }
 

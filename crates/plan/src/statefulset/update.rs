@@ -51,25 +51,34 @@ fn within_budget(draft: &mut Draft<'_>, partition: u32, bound: MaxUnavailable) -
     let available = draft.members.replicas.values().filter(|pod| !pod.is_unavailable(draft.snapshot)).count();
     let unavailable = replicas.saturating_sub(u32::try_from(available).unwrap_or(u32::MAX));
     let allowed = bound.of(replicas);
-    let outdated: Vec<_> = (partition..replicas)
-        .rev()
-        .map(|index| draft.ordinal(index))
-        .filter_map(|ordinal| Some((ordinal, draft.members.replicas.get(&ordinal).copied()?)))
-        .filter(|(_, pod)| is_outdated(draft, pod) && !pod.terminating)
-        .collect();
+    let ordinals = (partition..replicas).rev().map(|index| draft.ordinal(index));
+    let outdated: Vec<_> = ordinals.filter_map(|ordinal| outdated(draft, ordinal)).collect();
     if unavailable >= allowed {
-        if let Some((ordinal, _)) = outdated.first() {
-            draft.wait(*ordinal, WaitReason::UpdateBudget { unavailable, allowed });
+        let held_up = outdated.iter().find_map(|(ordinal, pod)| pod.map(|_| *ordinal));
+        if let Some(ordinal) = held_up {
+            draft.wait(ordinal, WaitReason::UpdateBudget { unavailable, allowed });
         }
         return 0;
     }
     let budget = usize::try_from(allowed - unavailable).unwrap_or(usize::MAX);
     let mut deleted = 0;
     for (ordinal, pod) in outdated.into_iter().take(budget) {
-        replace(draft, pod, ordinal);
-        deleted += 1;
+        // A pod that the plan has only just asked for takes its share of the budget and is replaced later.
+        if let Some(pod) = pod {
+            replace(draft, pod, ordinal);
+            deleted += 1;
+        }
     }
     deleted
+}
+
+/// The pod of an ordinal if it is outdated and not on its way out; without a pod if it will be so once it is made.
+fn outdated<'a>(draft: &Draft<'a>, ordinal: Ordinal) -> Option<(Ordinal, Option<&'a PodView>)> {
+    let outdated = match draft.members.replicas.get(&ordinal) {
+        Some(pod) => is_outdated(draft, pod) && !pod.terminating,
+        None => *draft.revisions.of_new_pod(&draft.snapshot.set, ordinal) != draft.revisions.update,
+    };
+    outdated.then(|| (ordinal, draft.members.replicas.get(&ordinal).copied()))
 }
 
 fn is_outdated(draft: &Draft<'_>, pod: &PodView) -> bool {

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use model::{
     identity::{ModRevision, NodeName, Ordinal, SetName, Uid},
     revision::TemplateBytes,
+    selector::Selector,
 };
 use pb::{
     Object, ObjectExt,
     objects::{
-        Condition, ContainerState, ControllerRevision, IntOrString, LabelSelector, LabelSelectorRequirement,
-        ObjectMeta, OwnerReference, PersistentVolumeClaim, Pod, PodTemplateSpec, StatefulSet, StatefulSetSpec,
-        StatefulSetStatus, int_or_string,
+        Condition, ContainerState, ControllerRevision, IntOrString, ObjectMeta, OwnerReference, PersistentVolumeClaim,
+        Pod, PodTemplateSpec, StatefulSet, StatefulSetSpec, StatefulSetStatus, int_or_string,
     },
 };
 
@@ -50,16 +50,17 @@ impl Snapshot {
     /// What the objects say at `now`.
     pub fn of(now: Timestamp, objects: Objects<'_>) -> Self {
         let set = set(objects.set);
-        let selector = objects.set.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let template = objects.set.spec.as_ref().and_then(|spec| spec.template.as_ref());
+        let selector = Selects::of(objects.set);
         let concerns = |meta: &ObjectMeta, control: Control, selected: bool| {
             selected || control == Control::Ours || meta.name.starts_with(set.name.as_str())
         };
-        let pods = objects.pods.iter().map(|object| pod(object, &set.uid, selector));
+        let pods = objects.pods.iter().map(|object| pod(object, &set.uid, &selector));
         let pods = pods.filter(|p| p.selected || p.control == Control::Ours || set.name.ordinal_of(&p.name).is_some());
         let claims = objects.claims.iter().map(|object| claim(object));
         let revisions = objects.revisions.iter().filter_map(|object| {
-            let (control, selected) = (control(object.meta(), &set.uid), matches(selector, object.meta()));
-            concerns(object.meta(), control, selected).then(|| revision(object, control, selected))
+            let (control, selected) = (control(object.meta(), &set.uid), selector.selects(object.meta()));
+            concerns(object.meta(), control, selected).then(|| revision(object, control, selected, template))
         });
         Self {
             now,
@@ -69,6 +70,20 @@ impl Snapshot {
             service_exists: objects.service_exists,
             set,
         }
+    }
+}
+
+/// The set's selector. A set without one, or with one that cannot be read, selects nothing.
+struct Selects(Option<Selector>);
+
+impl Selects {
+    fn of(set: &StatefulSet) -> Self {
+        let selector = set.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        Self(selector.and_then(|selector| Selector::of(selector).ok()))
+    }
+
+    fn selects(&self, meta: &ObjectMeta) -> bool {
+        self.0.as_ref().is_some_and(|selector| selector.matches(&meta.labels))
     }
 }
 
@@ -152,7 +167,7 @@ impl From<&StatefulSetStatus> for Status {
     }
 }
 
-fn pod(pod: &Pod, set: &Uid, selector: Option<&LabelSelector>) -> PodView {
+fn pod(pod: &Pod, set: &Uid, selector: &Selects) -> PodView {
     let meta = pod.meta();
     let label = |key: &str| meta.labels.get(key);
     let status = pod.status.as_ref();
@@ -163,7 +178,7 @@ fn pod(pod: &Pod, set: &Uid, selector: Option<&LabelSelector>) -> PodView {
         uid: meta.uid.as_str().into(),
         at: ModRevision(pod.mod_revision()),
         control: control(meta, set),
-        selected: matches(selector, meta),
+        selected: selector.selects(meta),
         terminating: pod.is_terminating(),
         revision: label(REVISION_LABEL).filter(|name| !name.is_empty()).map(|name| name.as_str().into()),
         name_label: label(POD_NAME_LABEL).map(|name| name.as_str().into()),
@@ -248,7 +263,12 @@ fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
-fn revision(revision: &ControllerRevision, control: Control, selected: bool) -> RevisionView {
+fn revision(
+    revision: &ControllerRevision,
+    control: Control,
+    selected: bool,
+    template: Option<&PodTemplateSpec>,
+) -> RevisionView {
     let meta = revision.meta();
     RevisionView {
         name: meta.name.as_str().into(),
@@ -258,9 +278,16 @@ fn revision(revision: &ControllerRevision, control: Control, selected: bool) -> 
         control,
         selected,
         template: revision.data.as_ref().map_or_else(|| TemplateBytes::new([]), template_bytes),
-        equivalent: false,
+        equivalent: defaulted(revision.data.as_ref()) == defaulted(template),
         created: meta.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.timestamp()),
     }
+}
+
+/// A template with today's defaults: what an older version stored may lack some (REV-7).
+fn defaulted(template: Option<&PodTemplateSpec>) -> Option<PodTemplateSpec> {
+    let mut template = template?.clone();
+    model::default::pod_template(&mut template);
+    Some(template)
 }
 
 fn control(meta: &ObjectMeta, set: &Uid) -> Control {
@@ -268,25 +295,6 @@ fn control(meta: &ObjectMeta, set: &Uid) -> Control {
         Some(owner) if owner.uid == set.as_str() => Control::Ours,
         Some(_) => Control::Other,
         None => Control::Nobody,
-    }
-}
-
-/// Whether a selector matches an object's labels. A set without a selector selects nothing.
-fn matches(selector: Option<&LabelSelector>, meta: &ObjectMeta) -> bool {
-    selector.is_some_and(|selector| {
-        let exact = selector.match_labels.iter().all(|(key, value)| meta.labels.get(key) == Some(value));
-        exact && selector.match_expressions.iter().all(|requirement| meets(requirement, meta))
-    })
-}
-
-fn meets(requirement: &LabelSelectorRequirement, meta: &ObjectMeta) -> bool {
-    let label = meta.labels.get(&requirement.key);
-    match requirement.operator.as_str() {
-        "In" => label.is_some_and(|value| requirement.values.contains(value)),
-        "NotIn" => label.is_none_or(|value| !requirement.values.contains(value)),
-        "Exists" => label.is_some(),
-        "DoesNotExist" => label.is_none(),
-        _ => false,
     }
 }
 

@@ -3,7 +3,10 @@
 //! `ORACLE_DIR` names the folder with the recordings; without it the project's own copy is taken. Prints for each
 //! category how many cases agree, deviate on purpose, differ, or are skipped and why. Fails if any differs.
 
+#![allow(clippy::expect_used, reason = "a recording that cannot be read fails the test")]
+
 mod compare;
+mod identity;
 mod trajectory;
 mod vector;
 mod world;
@@ -35,6 +38,9 @@ fn decisions_agree_with_the_recordings() {
         for (tick, outcome) in trajectory::replay(&story) {
             report.add("trajectory ticks", &format!("{} tick {tick}", story.id), outcome);
         }
+    }
+    for made in read::<identity::Made>("identity.jsonl") {
+        report.add("identity", &made.label, identity::compare(&made));
     }
     report.print();
     assert_eq!(report.differ(), 0, "decisions differ from the recordings");

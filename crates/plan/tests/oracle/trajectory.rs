@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     compare::{Outcome, Recorded, compare},
-    vector::{Act, Claim, Event, Owner, Pod, Retention, Revision, Set, Status, Tick, Trajectory},
+    vector::{Act, Claim, ClaimShown, Event, Owner, Pod, PodShown, Retention, Revision, Set, Status, Tick, Trajectory},
     world::{SET_UID, World},
 };
 
@@ -44,9 +44,6 @@ struct Cluster<'a> {
     uids: u32,
     gone: bool,
 }
-
-type PodShown = (u32, String, Option<i64>, bool, Option<i64>, String);
-type ClaimShown = (String, u32, bool, Vec<String>);
 
 /// A pod and how many steps its kubelet still needs.
 struct Running {

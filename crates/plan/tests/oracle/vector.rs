@@ -178,13 +178,19 @@ pub struct Kubelet {
     pub tick: i64,
 }
 
+/// Ordinal, phase, age of readiness, terminating, revision, uid.
+pub type PodShown = (u32, String, Option<i64>, bool, Option<i64>, String);
+
+/// Template, ordinal, terminating, owners as kind and uid.
+pub type ClaimShown = (String, u32, bool, Vec<String>);
+
 #[derive(Clone, Debug, Deserialize)]
 pub struct Tick {
     pub t: u32,
     #[serde(default)]
     pub events: Vec<Event>,
-    pub pods: Option<Vec<(u32, String, Option<i64>, bool, Option<i64>, String)>>,
-    pub claims: Option<Vec<(String, u32, bool, Vec<String>)>>,
+    pub pods: Option<Vec<PodShown>>,
+    pub claims: Option<Vec<ClaimShown>>,
     #[serde(default)]
     pub actions: Vec<Act>,
     pub status: Option<Status>,

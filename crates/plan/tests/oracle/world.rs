@@ -1,7 +1,5 @@
 //! A recorded state as a snapshot, and a plan in the words of the recording.
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
 use model::{
     identity::{ModRevision, NodeName, Ordinal, PodName, RevisionName, SetName, Uid},
@@ -318,6 +316,3 @@ fn control(owner: Option<&str>) -> planner::Control {
 fn template(number: i64, variant: i64) -> TemplateBytes {
     TemplateBytes::new(format!(r#"{{"template":{number},"variant":{variant}}}"#))
 }
-
-/// Ordinals of pods by name, for the trajectories.
-pub type Pods<T> = BTreeMap<u32, T>;
