@@ -4,7 +4,7 @@
 //! containerd, CSI driver and agent, joined by a bridge. `up` is idempotent, `down` leaves nothing behind, also after
 //! a crash of the lab itself at any moment.
 //!
-//! Modules: [`layout`] and [`spec`] say what a lab consists of and are pure; [`supervisor`](supervise) keeps it
+//! Modules: [`layout`] and [`spec`] say what a lab consists of and are pure; `supervisor` keeps it
 //! running; [`cleanup`] finds and removes everything that belongs to it. This crate knows the roles only as command
 //! lines and links none of them.
 
