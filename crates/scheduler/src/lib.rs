@@ -1,1 +1,129 @@
-//! scheduler
+//! The scheduler: a node for every pod.
+//!
+//! Decisions are `plan::schedule`'s, on a ledger that is fed by the caches of nodes and pods. Place answers from it,
+//! and reserves what it gave until the pod is seen ([`place`]). Pods that were created without a node are bound when
+//! room comes ([`bind`]).
+//!
+//! No node is ever over-committed (I19): only the leader answers; every answer carries the leader's fence, so that a
+//! place given by a former leader can no longer be used; and a new leader first reads all pods, so that it knows what
+//! its predecessors' answers became. Within one leader the ledger counts what it promised.
+
+mod bind;
+mod feed;
+mod place;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use pb::{
+    Kind,
+    objects::{Node, PersistentVolumeClaim, Pod},
+    scheduler::v1::scheduler_service_server::SchedulerServiceServer,
+    volumes::v1::volume_service_client::VolumeServiceClient,
+};
+use plan::schedule::{Ledger, PodName};
+use runtime::{
+    Cache, CancellationToken, CommonArgs, EtcdArgs, Queue, Server, Tasks,
+    channel::{Channel, connect},
+    reflect,
+};
+use store::{Guard, Prefix, Store};
+use tokio::{sync::watch, time::Instant};
+
+/// Flags of `berth scheduler`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Config {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub common: CommonArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub etcd: EtcdArgs,
+    /// The volume manager.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7443", env = "BERTH_VOLUMES")]
+    pub volumes: String,
+}
+
+/// Serves until shutdown.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let store = config.etcd.connect().await?;
+    let volumes = connect(&config.volumes)?;
+    let tasks = Tasks::new(&shutdown);
+    let scheduler = Scheduler::start(store, volumes, &tasks);
+    let server = Server::new("scheduler", config.common.listen);
+    let bound = server.service(SchedulerServiceServer::new(scheduler.clone())).bind().await?;
+    let identity = bound.local_addr().unwrap_or(config.common.listen).to_string();
+    scheduler.lead(identity, &tasks);
+    let result = bound.serve(shutdown).await;
+    tasks.finish(Duration::from_secs(2)).await;
+    result
+}
+
+/// The scheduler. Clones share their state.
+#[derive(Clone)]
+pub struct Scheduler {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    nodes: Cache<Node>,
+    pods: Cache<Pod>,
+    claims: Cache<PersistentVolumeClaim>,
+    volumes: VolumeServiceClient<Channel>,
+    state: Mutex<State>,
+    /// The leader's fence, while this process leads and knows all pods.
+    fence: watch::Sender<Option<Guard>>,
+    /// Pods without a node that are due to be looked at.
+    due: Queue<PodName>,
+    /// What the ledger's times are counted from.
+    started: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    ledger: Ledger,
+    /// Pods without a node, with the claims that they use.
+    unbound: BTreeMap<PodName, BTreeSet<String>>,
+}
+
+impl Scheduler {
+    /// Starts the caches and the ledger. Answers once it leads ([`Scheduler::lead`]).
+    pub fn start(store: Arc<dyn Store>, volumes: Channel, tasks: &Tasks) -> Self {
+        let inner = Arc::new(Inner {
+            nodes: reflect(Arc::clone(&store), Prefix::kind(Kind::Node), tasks),
+            pods: reflect(Arc::clone(&store), Prefix::kind(Kind::Pod), tasks),
+            claims: reflect(Arc::clone(&store), Prefix::kind(Kind::PersistentVolumeClaim), tasks),
+            volumes: VolumeServiceClient::new(volumes),
+            state: Mutex::default(),
+            fence: watch::Sender::new(None),
+            due: Queue::new(),
+            started: Instant::now(),
+            store,
+        });
+        tasks.spawn("ledger", feed::run(Arc::clone(&inner)));
+        Self { inner }
+    }
+
+    /// Takes part in the election of the leader under an identity that no other living process has, and does the
+    /// leader's work when elected.
+    pub fn lead(&self, identity: String, tasks: &Tasks) {
+        let (inner, shutdown) = (Arc::clone(&self.inner), tasks.token().clone());
+        tasks.spawn_graceful("binder", async move {
+            let store = Arc::clone(&inner.store);
+            let work = |leadership| bind::run(Arc::clone(&inner), leadership);
+            runtime::leader::lead(store, "scheduler", &identity, &shutdown, work).await;
+        });
+    }
+}
+
+impl Inner {
+    /// The time as the ledger counts it.
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}

@@ -60,10 +60,13 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Takes over the present state of a node. Returns whether pods may fit now that did not before.
+    /// Takes over a state of a node, unless a newer one is known. Returns whether pods may fit now that did not before.
     pub fn set_node(&mut self, node: &Node) -> bool {
         let totals = self.nodes.entry(node.name().to_owned()).or_default();
         let facts = NodeFacts::of(node);
+        if totals.facts.as_ref().is_some_and(|known| known.revision > facts.revision) {
+            return false;
+        }
         let better = totals.facts.as_ref().is_none_or(|old| {
             (old.ready, old.unschedulable, &old.labels, &old.allocatable)
                 != (facts.ready, facts.unschedulable, &facts.labels, &facts.allocatable)
@@ -72,10 +75,10 @@ impl Ledger {
         better
     }
 
-    /// The node is gone.
-    pub fn remove_node(&mut self, name: &str) {
+    /// The node went at this revision of the store.
+    pub fn remove_node(&mut self, name: &str, revision: i64) {
         if let Some(totals) = self.nodes.get_mut(name) {
-            totals.facts = None;
+            totals.facts.take_if(|known| known.revision <= revision);
         }
         self.prune(name);
     }
@@ -108,20 +111,32 @@ impl Ledger {
         freed
     }
 
-    /// The pod is gone. Returns whether room became free.
-    pub fn remove_pod(&mut self, pod: &Pod) -> bool {
-        let old = self.pods.remove(&PodName::of(pod));
-        old.inspect(|account| self.untake(account)).is_some()
+    /// The pod went at this revision of the store. Returns whether room became free.
+    pub fn remove_pod(&mut self, name: &PodName, revision: i64) -> bool {
+        if self.pods.get(name).is_none_or(|known| known.revision > revision) {
+            return false;
+        }
+        self.pods.remove(name).inspect(|account| self.untake(account)).is_some()
     }
 
-    /// Begins anew from a list of everything. What was promised and not yet seen stays promised.
-    pub fn reset<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Node>, pods: impl IntoIterator<Item = &'a Pod>) {
-        let before = std::mem::take(self);
-        for (name, (end, account)) in before.reservations {
-            self.promise(name, end, account);
+    /// Begins anew from a list of all nodes as of a revision of the store. What is known from later revisions stays.
+    pub fn reset_nodes<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Node>, as_of: i64) {
+        for totals in self.nodes.values_mut() {
+            totals.facts.take_if(|known| known.revision <= as_of);
         }
         for node in nodes {
             self.set_node(node);
+        }
+        self.nodes.retain(|_, totals| *totals != NodeTotals::default());
+    }
+
+    /// Begins anew from a list of all pods as of a revision of the store. What is known from later revisions stays,
+    /// and so does what was promised and not yet seen.
+    pub fn reset_pods<'a>(&mut self, pods: impl IntoIterator<Item = &'a Pod>, as_of: i64) {
+        let old: Vec<PodName> =
+            self.pods.iter().filter(|(_, known)| known.revision <= as_of).map(|(name, _)| name.clone()).collect();
+        for name in old {
+            self.remove_pod(&name, as_of);
         }
         for pod in pods {
             self.set_pod(pod);

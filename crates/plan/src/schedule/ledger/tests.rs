@@ -53,7 +53,7 @@ fn bound(mut pod: Pod, node: &str, revision: i64) -> Pod {
 
 fn ledger(nodes: &[Node]) -> Ledger {
     let mut ledger = Ledger::default();
-    ledger.reset(nodes, []);
+    ledger.reset_nodes(nodes, 1);
     ledger
 }
 
@@ -114,7 +114,7 @@ fn a_promise_ends_when_the_pod_is_seen_or_its_time_is_over() {
     ledger.set_pod(&bound(first.clone(), "a", 5));
     assert_eq!(ledger.counts(), (1, 0));
     ledger.place(&Request::of(&second, vec![]), RESERVATION_TTL).unwrap_err();
-    assert!(ledger.remove_pod(&first), "room became free");
+    assert!(ledger.remove_pod(&PodName::of(&first), 6), "room became free");
     ledger.place(&Request::of(&second, vec![]), NOW).unwrap();
     ledger.place(&Request::of(&first, vec![]), RESERVATION_TTL / 2).unwrap_err();
     ledger.place(&Request::of(&first, vec![]), RESERVATION_TTL).expect("the promise to web-1 is over");
@@ -130,8 +130,20 @@ fn the_successor_of_a_pod_takes_its_room_before_the_end_is_seen() {
     ledger.place(&Request::of(&new, vec![]), NOW).unwrap();
     // A late change of the old pod does not end the new one's promise.
     ledger.set_pod(&bound(old.clone(), "a", 6));
-    ledger.remove_pod(&old);
+    ledger.remove_pod(&PodName::of(&old), 7);
     ledger.place(&Request::of(&pod("web", 1, 600, 1), vec![]), NOW).unwrap_err();
+}
+
+#[test]
+fn a_list_does_not_undo_what_is_known_from_later() {
+    let nodes = [node("a", 1000, 1024)];
+    let mut ledger = ledger(&nodes);
+    ledger.set_pod(&bound(pod("web", 0, 600, 1), "a", 9));
+    ledger.reset_pods([], 8);
+    ledger.place(&Request::of(&pod("web", 1, 600, 1), vec![]), NOW).unwrap_err();
+    assert!(!ledger.remove_pod(&PodName::of(&pod("web", 0, 0, 0)), 8), "the end of one that was there before");
+    ledger.reset_pods([], 10);
+    ledger.place(&Request::of(&pod("web", 1, 600, 1), vec![]), NOW).unwrap();
 }
 
 #[test]
@@ -214,7 +226,7 @@ proptest! {
                 Step::Node { index, milli_cpu, mebibytes } => {
                     ledger.set_node(&node(&format!("n{index}"), milli_cpu, mebibytes));
                 }
-                Step::NodeGone(index) => ledger.remove_node(&format!("n{index}")),
+                Step::NodeGone(index) => ledger.remove_node(&format!("n{index}"), revision),
                 Step::Place { set, ordinal, milli_cpu, mebibytes, seen } => {
                     if pods.get(&(set, ordinal)).is_some_and(|(_, seen)| *seen) {
                         continue;
@@ -243,7 +255,7 @@ proptest! {
                 }
                 Step::Gone { set, ordinal } => {
                     if let Some((pod, true)) = pods.remove(&(set, ordinal)) {
-                        ledger.remove_pod(&pod);
+                        ledger.remove_pod(&PodName::of(&pod), revision);
                     }
                 }
                 Step::Later(seconds) => now += Duration::from_secs(seconds),
@@ -287,7 +299,7 @@ proptest! {
             .map(|k| bound(pod(&format!("s{}", k % 2), k, 100 * k, 50), ["a", "b", "c"][spread[k as usize]], 2))
             .collect();
         let (mut straight, mut shuffled) = (ledger(&nodes), Ledger::default());
-        straight.reset(&nodes, &pods);
+        straight.reset_pods(&pods, 2);
         for k in order {
             shuffled.set_pod(&pods[k as usize]);
         }

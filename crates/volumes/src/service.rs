@@ -1,0 +1,233 @@
+//! Prepare and Provision.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use pb::{
+    Kind, ObjectExt,
+    csi::v1::{CapacityRange, CreateVolumeRequest, Topology, TopologyRequirement},
+    meta::v1::Guard as PbGuard,
+    objects::{PersistentVolumeClaim, StorageClass},
+    volumes::v1::{
+        BoundClaim, ClaimProblem, PrepareRequest, PrepareResponse, PreparedClaim, ProvisionRequest, ProvisionResponse,
+        ProvisionedClaim, UnboundClaim, prepared_claim::State, volume_service_server::VolumeService,
+    },
+};
+use plan::{
+    schedule::NODE_TOPOLOGY_KEY,
+    volume::{self, ClaimState, Known, Made},
+};
+use runtime::Cache;
+use store::{
+    Guard, Key, Prefix,
+    objects::{absent, decode, guard_to_pb, unchanged},
+};
+use tonic::{Request, Response, Status};
+
+use crate::{Inner, VolumeManager};
+
+/// Claims that one question may be about.
+const MOST_CLAIMS: usize = 32;
+
+/// What is known of an object, from the cache or, where that shows nothing, from the store.
+pub(crate) enum Lookup<T> {
+    Is(Arc<T>),
+    Absent,
+    Unreadable(String),
+}
+
+impl<T> Lookup<T> {
+    pub(crate) fn known(&self) -> Known<'_, T> {
+        match self {
+            Self::Is(object) => Known::Is(object),
+            Self::Absent => Known::Absent,
+            Self::Unreadable(why) => Known::Unreadable(why),
+        }
+    }
+}
+
+impl Inner {
+    /// Looks an object up. "Absent" is the store's own word, never a cache's: caches lag.
+    pub(crate) async fn look_up<T: pb::Object>(&self, cache: &Cache<T>, key: &Key) -> store::Result<Lookup<T>> {
+        if let Some(object) = cache.get(key) {
+            return Ok(Lookup::Is(object));
+        }
+        Ok(match self.store.get(key).await? {
+            None => Lookup::Absent,
+            Some(kv) => match decode::<T>(&kv) {
+                Ok(object) => Lookup::Is(Arc::new(object)),
+                Err(error) => Lookup::Unreadable(error.to_string()),
+            },
+        })
+    }
+
+    /// Runs a decision about one claim on what is known.
+    async fn decide<R>(
+        &self,
+        claim: &PersistentVolumeClaim,
+        with: impl FnOnce(ClaimState<'_>) -> R,
+    ) -> Result<R, Status> {
+        let volume = match volume::bound_to(claim) {
+            Some(name) => {
+                let key = Key::object(Kind::PersistentVolume, "", name);
+                self.look_up(&self.volumes, &key).await.map_err(unavailable)?
+            }
+            None => Lookup::Absent,
+        };
+        let drivers = self.drivers.names();
+        let drivers: Vec<&str> = drivers.iter().map(String::as_str).collect();
+        let classes = self.classes.all();
+        let state = volume::prepare(claim, volume.known(), classes.iter().map(Arc::as_ref), &drivers);
+        if let ClaimState::Problem(problem) = &state {
+            self.is_certain(problem)?;
+        }
+        Ok(with(state))
+    }
+
+    /// A problem may only seem to be one: a class that cannot be read, a driver that has not said its name yet.
+    fn is_certain(&self, problem: &volume::Problem) -> Result<(), Status> {
+        if let Some(class) = self.classes.undecodable(&Prefix::kind(Kind::StorageClass)).first()
+            && matches!(problem.reason, "ClassNotFound" | "NoDefaultClass")
+        {
+            return Err(Status::unavailable(class.to_string()));
+        }
+        let silent = self.drivers.silent();
+        if problem.reason == "UnknownProvisioner" && !silent.is_empty() {
+            return Err(Status::unavailable(format!(
+                "the CSI driver at {} has not answered yet; check that it runs",
+                silent.join(", ")
+            )));
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, claim: &PersistentVolumeClaim) -> Result<PreparedClaim, Status> {
+        self.decide(claim, |state| {
+            let mut guards: Vec<Guard> = Vec::new();
+            if claim.mod_revision() > 0 {
+                guards.push(unchanged(claim));
+            }
+            let state = match state {
+                ClaimState::Bound(volume) => {
+                    guards.push(unchanged(volume));
+                    State::Bound(BoundClaim {
+                        volume_name: volume.name().to_owned(),
+                        reachable: volume::reachable(volume).cloned(),
+                    })
+                }
+                ClaimState::Unbound(class) => {
+                    guards.push(unchanged(class));
+                    State::Unbound(UnboundClaim { storage_class: class.name().to_owned(), reachable: None })
+                }
+                ClaimState::Problem(problem) => {
+                    State::Problem(ClaimProblem { reason: problem.reason.to_owned(), message: problem.message })
+                }
+            };
+            PreparedClaim { name: claim.name().to_owned(), state: Some(state), guards: to_pb(&guards) }
+        })
+        .await
+    }
+
+    async fn provision(&self, claim: &PersistentVolumeClaim, node: &str) -> Result<ProvisionedClaim, Status> {
+        if claim.uid().is_empty() {
+            return Err(Status::invalid_argument(format!(
+                "claims[{:?}].metadata.uid is empty; the uid makes the call idempotent",
+                claim.name()
+            )));
+        }
+        let class: StorageClass = self
+            .decide(claim, |state| match state {
+                ClaimState::Unbound(class) => Ok(class.clone()),
+                ClaimState::Bound(volume) => Err(Status::failed_precondition(format!(
+                    "persistentvolumeclaim {:?} has its volume already: {:?}",
+                    claim.name(),
+                    volume.name()
+                ))),
+                ClaimState::Problem(problem) => Err(Status::failed_precondition(problem.message)),
+            })
+            .await??;
+        let made = self.drivers.create(&class.provisioner, creation(claim, &class, node)?).await?;
+        let uid = uuid::Uuid::new_v4().to_string();
+        let made = Made { volume: &made, node, uid: &uid, now: Timestamp::now() };
+        let (bound, volume) = volume::bind(claim, &class, made);
+        let same_claim = if claim.mod_revision() > 0 { unchanged(claim) } else { absent(claim) };
+        let guards = to_pb(&[same_claim, unchanged(&class), absent(&volume)]);
+        Ok(ProvisionedClaim { claim: Some(bound), volume: Some(volume), guards })
+    }
+}
+
+/// What a driver is asked to make for a claim on a node.
+fn creation(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str) -> Result<CreateVolumeRequest, Status> {
+    let bytes = match volume::requested_size(claim) {
+        Some(size) => {
+            let size: model::quantity::Quantity = size.value.parse().map_err(|error| {
+                Status::invalid_argument(format!(
+                    "claims[{:?}].spec.resources.requests.storage {:?}: {error}",
+                    claim.name(),
+                    size.value
+                ))
+            })?;
+            size.as_units()
+        }
+        None => 0,
+    };
+    let access_modes = claim.spec.as_ref().map(|spec| spec.access_modes.as_slice()).unwrap_or_default();
+    let place = Topology { segments: BTreeMap::from([(NODE_TOPOLOGY_KEY.to_owned(), node.to_owned())]) };
+    Ok(CreateVolumeRequest {
+        name: volume::volume_name(claim),
+        capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+        volume_capabilities: vec![csi::client::capability(access_modes, "")],
+        parameters: class.parameters.clone(),
+        accessibility_requirements: Some(TopologyRequirement {
+            requisite: vec![place.clone()],
+            preferred: vec![place],
+        }),
+        ..CreateVolumeRequest::default()
+    })
+}
+
+fn to_pb(guards: &[Guard]) -> Vec<PbGuard> {
+    guards.iter().map(guard_to_pb).collect()
+}
+
+fn unavailable(error: store::Error) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn bounded(claims: &[PersistentVolumeClaim]) -> Result<(), Status> {
+    if claims.len() > MOST_CLAIMS {
+        return Err(Status::invalid_argument(format!("claims: {} are more than {MOST_CLAIMS}", claims.len())));
+    }
+    Ok(())
+}
+
+impl VolumeManager {
+    /// Waits until the caches have read the store once. The caller's deadline ends it.
+    async fn ready(&self) {
+        let Inner { claims, volumes, classes, .. } = &*self.inner;
+        tokio::join!(claims.synced(), volumes.synced(), classes.synced());
+    }
+}
+
+#[tonic::async_trait]
+impl VolumeService for VolumeManager {
+    async fn prepare(&self, request: Request<PrepareRequest>) -> Result<Response<PrepareResponse>, Status> {
+        let PrepareRequest { claims } = request.into_inner();
+        bounded(&claims)?;
+        self.ready().await;
+        let claims = try_join_all(claims.iter().map(|claim| self.inner.prepare(claim))).await?;
+        Ok(Response::new(PrepareResponse { claims }))
+    }
+
+    async fn provision(&self, request: Request<ProvisionRequest>) -> Result<Response<ProvisionResponse>, Status> {
+        let ProvisionRequest { claims, node_name } = request.into_inner();
+        bounded(&claims)?;
+        if node_name.is_empty() {
+            return Err(Status::invalid_argument("node_name is empty; ask the scheduler for a node first"));
+        }
+        self.ready().await;
+        let claims = try_join_all(claims.iter().map(|claim| self.inner.provision(claim, &node_name))).await?;
+        Ok(Response::new(ProvisionResponse { claims }))
+    }
+}
