@@ -1,6 +1,6 @@
 //! One transaction of the controller: guards without repetition, the leader's fence, and what it wrote.
 
-use pb::Kind;
+use pb::{Kind, api::v1::Object as AnyObject};
 use store::{Guard, Key, Op, Revision, Store, Txn, TxnOutcome};
 
 use crate::ports::PortError;
@@ -116,6 +116,20 @@ impl Draft {
     pub fn delete<T: pb::Object>(&mut self, object: &T) {
         self.kinds.push(T::KIND);
         self.txn.ops.push(Op::Delete(Key::of(object)));
+    }
+
+    /// Writes an object of any kind; nothing if the message is empty.
+    pub fn put_any(&mut self, object: &AnyObject) {
+        self.kinds.extend(object.kind());
+        self.txn.ops.extend(store::objects::put_any(object));
+    }
+
+    /// Deletes an object of any kind; nothing if the message is empty.
+    pub fn delete_any(&mut self, object: &AnyObject) {
+        let Some(kind) = object.kind() else { return };
+        self.kinds.push(kind);
+        let meta = object.meta();
+        self.txn.ops.push(Op::Delete(Key::object(kind, &meta.namespace, &meta.name)));
     }
 
     /// Commits: all of it, or nothing.

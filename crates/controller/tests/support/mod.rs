@@ -1,4 +1,5 @@
 //! Around the controller in these tests: ports that answer in-process, and nodes that do at once what they are told.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
@@ -27,7 +28,7 @@ use pb::{
         ProvisionedClaim, UnboundClaim, prepared_claim,
     },
 };
-use store::{Guard, Key, Op, Page, PageRequest, Prefix, Store, Txn, TxnOutcome, WatchItem, objects};
+use store::{Key, Op, Page, PageRequest, Prefix, Store, Txn, TxnOutcome, WatchItem, objects};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -250,6 +251,8 @@ async fn tend(store: &dyn Store, pod: &Pod) {
     let guards = vec![objects::unchanged(pod)];
     let op = if pod.spec.as_ref().unwrap().node_name.is_empty() {
         return;
+    } else if pod.is_terminating() && !pod.meta().finalizers.is_empty() {
+        return;
     } else if pod.is_terminating() {
         Op::Delete(Key::of(pod))
     } else if status.phase == "Pending" && !pod.meta().labels.contains_key("slow") {
@@ -335,9 +338,4 @@ pub async fn history(store: &dyn Store, since: i64) -> BTreeMap<i64, Vec<String>
             history.insert(revision, keys.collect());
         }
     }
-}
-
-/// Whether the store has nothing under a key.
-pub fn absent(key: Key) -> Guard {
-    Guard::Absent(key)
 }
