@@ -13,7 +13,7 @@ use pb::{
     objects::{Condition, Node, NodeSelector, PersistentVolumeClaim, Pod},
     volumes::v1::{PrepareRequest, ProvisionRequest, prepared_claim::State as ClaimState},
 };
-use plan::schedule::{PodName, Request};
+use plan::schedule::{PodName, RESERVATION_TTL, Request};
 use runtime::{Leadership, backoff::Backoff};
 use store::{
     Guard, Key, Op, PageRequest, Prefix, Txn, TxnOutcome,
@@ -121,7 +121,14 @@ async fn list<T: Object>(inner: &Inner) -> store::Result<Vec<T>> {
 async fn work(inner: &Inner, fence: &Guard) {
     while let Some(work) = inner.due.take().await {
         match look_at(inner, fence, &work).await {
-            Ok(Outcome::Done | Outcome::NoRoom) => work.forget(),
+            Ok(Outcome::Done) => work.forget(),
+            Ok(Outcome::NoRoom) => {
+                // Room that is promised to pods which never come is given back without a sound.
+                if inner.state.lock().ledger.counts().1 > 0 {
+                    inner.due.add_after(work.clone(), RESERVATION_TTL);
+                }
+                work.forget();
+            }
             Ok(Outcome::NoVolume | Outcome::Conflict) => work.retry(),
             Err(error) => {
                 tracing::warn!(namespace = work.namespace, pod = work.name, %error, "cannot bind; trying again");
