@@ -71,6 +71,9 @@ pub struct Change<K, V> {
     pub new: New<V>,
 }
 
+/// Changes in order.
+pub type Changes<K, V> = Vec<Arc<Change<K, V>>>;
+
 /// The changes asked for are no longer remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lagged {
@@ -234,7 +237,7 @@ impl<K: Ord + Clone, V> Window<K, V> {
     }
 
     /// The changes after a revision, and the revision that they lead to.
-    fn since(&self, after: Revision) -> Result<(Vec<Arc<Change<K, V>>>, Revision), Lagged> {
+    fn since(&self, after: Revision) -> Result<(Changes<K, V>, Revision), Lagged> {
         let inner = self.inner.read();
         if after < inner.log_start {
             return Err(Lagged { requested: after, oldest: inner.log_start });
@@ -289,7 +292,7 @@ impl<K: Ord + Clone, V> Follower<K, V> {
 
     /// Waits for changes and takes all there are: never none, never a part of a revision. Dropping the future loses
     /// nothing.
-    pub async fn next(&mut self) -> Result<Vec<Arc<Change<K, V>>>, Lagged> {
+    pub async fn next(&mut self) -> Result<Changes<K, V>, Lagged> {
         loop {
             self.shown.mark_unchanged();
             let (changes, revision) = self.window.since(self.position)?;

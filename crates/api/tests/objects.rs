@@ -23,6 +23,7 @@ over_both_stores!(
     pods_stop_before_they_go,
     sets_go_as_asked,
     scale_changes_replicas_alone,
+    why_names_what_holds_a_pod_up,
 );
 
 async fn an_object_lives_and_dies(h: &Harness) {
@@ -306,4 +307,16 @@ async fn scale_changes_replicas_alone(h: &Harness) {
     let stored = h.store.get(&Key::object(pb::Kind::StatefulSet, "default", "web")).await.unwrap().unwrap();
     let set: StatefulSet = store::objects::decode(&stored).unwrap();
     assert_eq!((set.meta().generation, set.spec.unwrap().replicas), (2, Some(5)));
+}
+
+async fn why_names_what_holds_a_pod_up(h: &Harness) {
+    h.apply(&[nginx(), web()]).await.unwrap();
+    let why = |name: &str| WhyRequest { name: name.into(), ..Default::default() };
+    let answer = h.api().why(why("web")).await.unwrap().into_inner();
+    assert!(answer.summary.starts_with("statefulset web has 0 of 3 replicas"), "{answer:#?}");
+    // No controller runs here, and that is what is to be seen.
+    let first = h.api().why(why("web-0")).await.unwrap().into_inner();
+    assert_eq!(first.reasons[0].reason, "ControllerDue", "{first:#?}");
+    assert_eq!(h.api().why(why("db")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(h.api().why(why("service/nginx")).await.unwrap_err().code(), Code::InvalidArgument);
 }

@@ -1,0 +1,72 @@
+//! Why a set or a pod is not there yet: gathers what is known and asks [`explain`], which is pure.
+
+mod explain;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use model::identity::PodName;
+use pb::{
+    Kind, Object,
+    api::v1::{WhyRequest, WhyResponse},
+    objects::{ControllerRevision, Event, Node, PersistentVolumeClaim, Pod, Service, StatefulSet},
+};
+
+use crate::{
+    Shared,
+    caches::Stored,
+    error::{Error, Result},
+    write::DEFAULT_NAMESPACE,
+};
+use explain::{Asked, Facts};
+
+fn typed<T: Object>(stored: &[Arc<Stored>]) -> Vec<&T> {
+    stored.iter().filter_map(|stored| stored.typed()).collect()
+}
+
+impl Shared {
+    /// Explains why a set or a pod is not there yet.
+    pub async fn why(&self, request: WhyRequest) -> Result<WhyResponse> {
+        let namespace = if request.namespace.is_empty() { DEFAULT_NAMESPACE } else { &request.namespace };
+        let (kind, name) = match request.name.split_once('/') {
+            Some((kind, name)) => (Some(crate::error::parse_kind(kind)?), name),
+            None => (None, request.name.as_str()),
+        };
+        if kind.is_some_and(|kind| kind != Kind::StatefulSet && kind != Kind::Pod) {
+            return Err(Error::field("name", "Unsupported value: only a statefulset or a pod can be asked about"));
+        }
+        let wanted = |this| kind.is_none_or(|kind| kind == this);
+        let (pods, _) = self.caches.list(Kind::Pod, namespace).await?;
+        let (sets, _) = self.caches.list(Kind::StatefulSet, namespace).await?;
+        let (claims, _) = self.caches.list(Kind::PersistentVolumeClaim, namespace).await?;
+        let (revisions, _) = self.caches.list(Kind::ControllerRevision, namespace).await?;
+        let (services, _) = self.caches.list(Kind::Service, namespace).await?;
+        let (nodes, _) = self.caches.list(Kind::Node, "").await?;
+        let (events, _) = self.caches.list(Kind::Event, namespace).await?;
+        let sets: Vec<&StatefulSet> = typed(&sets);
+        let set_named = |name: &str| sets.iter().find(|set| set.meta().name == name).copied();
+        let pod_name = PodName::from(name);
+        let set_of_pod = || pod_name.split().and_then(|(set, _)| set_named(set.as_str()));
+        let pods: Vec<&Pod> = typed(&pods);
+        let pod_exists = pods.iter().any(|pod| pod.meta().name == name);
+        let (asked, set) = match (set_named(name).filter(|_| wanted(Kind::StatefulSet)), set_of_pod()) {
+            (Some(set), _) => (Asked::Set, Some(set)),
+            (None, set) if wanted(Kind::Pod) && (pod_exists || set.is_some()) => (Asked::Pod(pod_name.clone()), set),
+            _ => {
+                let what = format!("statefulset or pod {namespace}/{name}");
+                return Err(Error::NotFound { what, hint: "; `berth get sts,pods` lists what there is".to_owned() });
+            }
+        };
+        let facts = Facts {
+            now: Timestamp::now(),
+            set,
+            pods: &pods,
+            claims: &typed::<PersistentVolumeClaim>(&claims),
+            revisions: &typed::<ControllerRevision>(&revisions),
+            services: &typed::<Service>(&services),
+            nodes: &typed::<Node>(&nodes),
+            events: &typed::<Event>(&events),
+        };
+        Ok(explain::explain(&asked, &facts))
+    }
+}
