@@ -56,7 +56,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         });
     } else {
         if replicas::process(&mut draft) && condemn::process(&mut draft) {
-            status.current -= update::process(&mut draft);
+            // Never below zero, although pods of revisions in between are taken off too.
+            status.current = (status.current - update::process(&mut draft)).max(0);
         }
         explain::explain(&mut draft);
     }

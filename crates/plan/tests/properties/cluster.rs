@@ -1,0 +1,329 @@
+//! One set in a store small enough to be read: guards, kubelets, the garbage collector, and the invariants after every
+//! commit.
+
+use std::collections::BTreeMap;
+
+use check::{Actor, Step, World};
+use jiff::{SignedDuration, Timestamp};
+use model::identity::Uid;
+use pb::{
+    Kind, Object, ObjectExt,
+    objects::{Condition, ControllerRevision, ObjectMeta, PersistentVolumeClaim, Pod, StatefulSet},
+};
+use plan::{
+    gc,
+    statefulset::{Action, Guard, Objects, Op, Plan, PodAt, Snapshot, plan, stamp},
+};
+
+/// Everything that is stored.
+#[derive(Clone)]
+pub struct Cluster {
+    pub now: Timestamp,
+    pub set: StatefulSet,
+    pods: BTreeMap<String, Pod>,
+    claims: BTreeMap<String, PersistentVolumeClaim>,
+    revisions: BTreeMap<String, ControllerRevision>,
+    revision: i64,
+}
+
+impl Cluster {
+    pub fn new(set: StatefulSet) -> Self {
+        let (pods, claims, revisions) = Default::default();
+        let mut cluster = Self { now: Timestamp::UNIX_EPOCH, set, pods, claims, revisions, revision: 0 };
+        let at = cluster.next();
+        let meta = cluster.set.meta_mut();
+        (meta.uid, meta.resource_version, meta.generation) = ("S".to_owned(), at, 1);
+        cluster
+    }
+
+    pub fn plan(&self) -> Plan {
+        plan(&self.snapshot())
+    }
+
+    /// The plan for the same objects in the opposite order.
+    pub fn reversed_plan(&self) -> Plan {
+        let mut snapshot = self.snapshot();
+        snapshot.pods.reverse();
+        snapshot.revisions.reverse();
+        plan(&snapshot)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let objects = Objects {
+            set: &self.set,
+            pods: &self.pods.values().collect::<Vec<_>>(),
+            claims: &self.claims.values().collect::<Vec<_>>(),
+            revisions: &self.revisions.values().collect::<Vec<_>>(),
+            service_exists: true,
+        };
+        Snapshot::of(self.now, objects)
+    }
+
+    pub fn world(&self) -> World {
+        World::of(
+            self.now,
+            [self.set.clone()],
+            self.pods.values().cloned(),
+            self.claims.values().cloned(),
+            self.revisions.values().cloned(),
+        )
+    }
+
+    /// Plans and carries the plan out; `interrupt` happens before the action of that number.
+    pub fn sync(&mut self, mut interrupt: Option<(usize, &mut dyn FnMut(&mut Self))>) -> Plan {
+        let plan = self.plan();
+        let mut own = BTreeMap::new();
+        for (number, action) in plan.actions.iter().enumerate() {
+            if let Some((_, event)) = interrupt.take_if(|(at, _)| *at == number) {
+                event(self);
+            }
+            if !action.guards.iter().all(|guard| self.holds(guard, &own)) {
+                break;
+            }
+            self.commit(Actor::SetController, |cluster| cluster.apply(action, &mut own));
+        }
+        plan
+    }
+
+    /// One commit, and the invariants after it.
+    pub fn commit(&mut self, by: Actor, write: impl FnOnce(&mut Self)) {
+        let before = self.world();
+        write(self);
+        let after = self.world();
+        let violations = check::step(&Step { before: &before, after: &after, by });
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+
+    fn next(&mut self) -> String {
+        self.revision += 1;
+        self.revision.to_string()
+    }
+
+    fn touch<T: Object>(&mut self, object: &mut T) {
+        object.meta_mut().resource_version = self.next();
+    }
+
+    fn born<T: Object>(&mut self, mut object: T) -> T {
+        let at = self.next();
+        let meta = object.meta_mut();
+        (meta.uid, meta.resource_version) = (format!("u{at}"), at);
+        meta.creation_timestamp = Some(self.now.into());
+        object
+    }
+
+    /// Objects that the plan itself has written are compared at that write.
+    fn holds(&self, guard: &Guard, own: &BTreeMap<String, i64>) -> bool {
+        let as_seen = |meta: Option<&ObjectMeta>, uid: &Uid, at: i64| {
+            meta.is_some_and(|meta| {
+                let at = own.get(&meta.name).copied().unwrap_or(at);
+                meta.uid == uid.as_str() && meta.resource_version == at.to_string()
+            })
+        };
+        let pod = |pod: &PodAt| as_seen(self.pods.get(pod.pod.as_str()).map(Object::meta), &pod.uid, pod.at.0);
+        match guard {
+            Guard::SetUnchanged { uid, at } => as_seen(Some(self.set.meta()), uid, at.0),
+            Guard::PodUnchanged(seen) => pod(seen),
+            Guard::PodsUnchanged(seen) => seen.iter().all(pod),
+            Guard::PodAbsent(name) => !self.pods.contains_key(name.as_str()),
+            Guard::ClaimUnchanged { claim, uid, at } => {
+                as_seen(self.claims.get(claim.as_str()).map(Object::meta), uid, at.0)
+            }
+            Guard::ClaimAbsent(name) => !self.claims.contains_key(name.as_str()),
+            Guard::RevisionUnchanged { name, uid, at } => {
+                as_seen(self.revisions.get(name.as_str()).map(Object::meta), uid, at.0)
+            }
+            Guard::RevisionAbsent(name) => !self.revisions.contains_key(name.as_str()),
+            Guard::ServiceAbsent(_) => false,
+        }
+    }
+
+    fn apply(&mut self, action: &Action, own: &mut BTreeMap<String, i64>) {
+        let set = self.set.clone();
+        let written = match &action.op {
+            Op::CreateRevision { name, number, .. } => {
+                let revision = self.born(stamp::revision(&set, name.as_str(), *number));
+                self.revisions.insert(name.to_string(), revision);
+                name.to_string()
+            }
+            Op::RenumberRevision { name, number } => {
+                self.edit(Kind::ControllerRevision, name.as_str(), |cluster| {
+                    if let Some(revision) = cluster.revisions.get_mut(name.as_str()) {
+                        revision.revision = *number;
+                    }
+                });
+                name.to_string()
+            }
+            Op::DeleteRevision { name } => {
+                self.revisions.remove(name.as_str());
+                return;
+            }
+            Op::CreateClaim(new) => {
+                self.create_claim(&set, new);
+                new.name.to_string()
+            }
+            Op::CreatePod(new) => {
+                new.claims.iter().for_each(|claim| self.create_claim(&set, claim));
+                let template = self.revisions[new.revision.as_str()].data.clone().unwrap_or_default();
+                let mut pod = stamp::pod(&set, &template, new);
+                pod.spec.get_or_insert_default().node_name = "n".to_owned();
+                pod.status.get_or_insert_default().phase = "Pending".to_owned();
+                let pod = self.born(pod);
+                self.pods.insert(new.pod.to_string(), pod);
+                new.pod.to_string()
+            }
+            Op::UpdateClaimOwners { claim, owners } => {
+                let mut object = self.claims[claim.as_str()].clone();
+                let references = stamp::owner_references(&object.meta().owner_references, owners);
+                object.meta_mut().owner_references = references;
+                self.touch(&mut object);
+                self.claims.insert(claim.to_string(), object);
+                claim.to_string()
+            }
+            Op::DeletePod { pod, .. } => {
+                self.terminate(pod.as_str());
+                pod.to_string()
+            }
+            Op::UpdateStatus(status) => {
+                let mut set = self.set.clone();
+                stamp::status(status, set.status.get_or_insert_default());
+                self.touch(&mut set);
+                self.set = set;
+                "web".to_owned()
+            }
+            other => panic!("nothing in this cluster gives rise to {other:?}"),
+        };
+        own.insert(written, self.revision);
+    }
+
+    fn create_claim(&mut self, set: &StatefulSet, new: &plan::statefulset::NewClaim) {
+        let claim = stamp::claim(set, new).expect("the template is the set's");
+        let claim = self.born(claim);
+        self.claims.insert(new.name.to_string(), claim);
+    }
+
+    fn edit(&mut self, kind: Kind, name: &str, change: impl FnOnce(&mut Self)) {
+        change(self);
+        let at = self.next();
+        let meta = match kind {
+            Kind::Pod => self.pods.get_mut(name).map(Object::meta_mut),
+            Kind::PersistentVolumeClaim => self.claims.get_mut(name).map(Object::meta_mut),
+            Kind::ControllerRevision => self.revisions.get_mut(name).map(Object::meta_mut),
+            _ => None,
+        };
+        meta.into_iter().for_each(|meta| meta.resource_version.clone_from(&at));
+    }
+
+    /// Asks for deletion of a pod.
+    pub fn terminate(&mut self, name: &str) {
+        let now = self.now.into();
+        self.edit(Kind::Pod, name, |cluster| {
+            if let Some(pod) = cluster.pods.get_mut(name) {
+                pod.meta_mut().deletion_timestamp.get_or_insert(now);
+            }
+        });
+    }
+
+    /// A user deletes the claim of an ordinal.
+    pub fn delete_claim(&mut self, name: &str) {
+        let now = self.now.into();
+        self.edit(Kind::PersistentVolumeClaim, name, |cluster| {
+            if let Some(claim) = cluster.claims.get_mut(name) {
+                claim.meta_mut().deletion_timestamp.get_or_insert(now);
+            }
+        });
+    }
+
+    /// A user changes the spec.
+    pub fn change_set(&mut self, change: impl FnOnce(&mut StatefulSet)) {
+        let mut set = self.set.clone();
+        change(&mut set);
+        set.meta_mut().generation += 1;
+        self.touch(&mut set);
+        self.set = set;
+    }
+
+    /// The node reports another phase or readiness of a pod.
+    pub fn report(&mut self, name: &str, phase: &str, ready: bool) {
+        let now = self.now;
+        self.edit(Kind::Pod, name, |cluster| {
+            let Some(pod) = cluster.pods.get_mut(name) else { return };
+            let status = pod.status.get_or_insert_default();
+            status.phase = phase.to_owned();
+            status.conditions = vec![Condition {
+                r#type: "Ready".to_owned(),
+                status: if ready { "True" } else { "False" }.to_owned(),
+                last_transition_time: Some(now.into()),
+                ..Condition::default()
+            }];
+        });
+    }
+
+    /// What the node does next with a pod: start it, find it ready, or end it.
+    pub fn kubelet(&mut self, name: &str) {
+        let Some(pod) = self.pods.get(name) else { return };
+        let status = pod.status.clone().unwrap_or_default();
+        let ready = status.conditions.iter().any(|condition| condition.status == "True");
+        if pod.is_terminating() {
+            self.pods.remove(name);
+            self.next();
+        } else if status.phase == "Pending" {
+            self.report(name, "Running", false);
+        } else if status.phase == "Running" && !ready {
+            self.report(name, "Running", true);
+        }
+    }
+
+    pub fn pod_names(&self) -> Vec<String> {
+        self.pods.keys().cloned().collect()
+    }
+
+    pub fn pass(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+    }
+
+    /// Deletes claims whose owners are gone, and takes away claims that were asked to go and that no pod uses.
+    pub fn collect_garbage(&mut self) {
+        let owner = |kind: Kind, meta: &ObjectMeta| {
+            let object = gc::ObjectName { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
+            let owner = gc::Owner { object, at: model::identity::ModRevision(0), deletion: None };
+            (Uid::from(meta.uid.as_str()), owner)
+        };
+        let owners = self.pods.values().map(|pod| owner(Kind::Pod, pod.meta()));
+        let owners = owners.chain([owner(Kind::StatefulSet, self.set.meta())]).collect();
+        let dependents: Vec<_> = self.claims.values().map(dependent).collect();
+        for action in gc::plan(&owners, &dependents) {
+            let gc::Action::Delete { object, .. } = action else { continue };
+            self.commit(Actor::Other, |cluster| cluster.delete_claim(&object.name));
+        }
+        let unused = |claim: &&PersistentVolumeClaim| {
+            let ordinal = claim.name().rsplit('-').next().map(|ordinal| format!("web-{ordinal}"));
+            claim.is_terminating() && ordinal.is_some_and(|pod| !self.pods.contains_key(&pod))
+        };
+        let unused: Vec<_> = self.claims.values().filter(unused).map(|claim| claim.name().to_owned()).collect();
+        for name in unused {
+            self.commit(Actor::Other, |cluster| {
+                cluster.claims.remove(&name);
+            });
+        }
+    }
+}
+
+fn dependent(claim: &PersistentVolumeClaim) -> gc::Dependent {
+    let reference = |owner: &pb::objects::OwnerReference| gc::Reference {
+        kind: owner.kind.parse().ok(),
+        name: owner.name.clone(),
+        uid: owner.uid.as_str().into(),
+        blocks: owner.block_owner_deletion == Some(true),
+    };
+    gc::Dependent {
+        object: gc::ObjectName {
+            kind: Kind::PersistentVolumeClaim,
+            namespace: claim.namespace().to_owned(),
+            name: claim.name().to_owned(),
+        },
+        uid: claim.uid().into(),
+        at: model::identity::ModRevision(claim.mod_revision()),
+        terminating: claim.is_terminating(),
+        owners: claim.meta().owner_references.iter().map(reference).collect(),
+    }
+}
