@@ -95,7 +95,10 @@ impl Shared {
         let mut results = Vec::with_capacity(documents.len());
         for document in &documents {
             let (object, outcome) = self.apply_one(document, request.dry_run).await?;
-            let warnings = document.warnings.clone();
+            let mut warnings = document.warnings.clone();
+            if object.meta().deletion_timestamp.is_some() {
+                warnings.push(format!("{} is being deleted; apply again when it is gone", document.called()));
+            }
             results.push(ApplyResult { object: Some(object), outcome: outcome.to_owned(), warnings });
         }
         Ok(ApplyResponse { results })

@@ -1,10 +1,14 @@
 //! Reading: one object, and pages of many that all show one revision.
 //!
-//! The first page comes from the cache, once that shows everything this process wrote; further pages come from the
-//! store at the first page's revision, so a list is never a mix of two moments.
+//! A list that fits one page comes from the cache, once that shows everything this process wrote. A longer one comes
+//! from the store, all pages at the first one's revision: a list is never a mix of two moments.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use pb::api::v1::{GetRequest, GetResponse, ListRequest, ListResponse, Object as AnyObject};
+use pb::{
+    Kind,
+    api::v1::{GetRequest, GetResponse, ListRequest, ListResponse, Object as AnyObject},
+};
+use prost::Message;
 use store::{Key, PageRequest, Prefix, Revision};
 
 use crate::{
@@ -17,6 +21,8 @@ use crate::{
 
 /// Objects a page when the client names no bound, and at most.
 const PAGE: usize = 500;
+/// Bytes after which a page is full: clients take messages of 4 MiB, and one object has at most 1.5 MiB.
+const PAGE_BYTES: usize = 2 << 20;
 /// Pages of the store that one request may read while it looks for objects that the selectors let through.
 const STORE_PAGES: usize = 8;
 
@@ -68,34 +74,76 @@ impl Shared {
             }
         };
         let prefix = Prefix::namespace(kind, &request.namespace);
-        if request.r#continue.is_empty() {
-            let (all, revision) = self.caches.list(kind, &request.namespace).await?;
-            let mut selected = all.iter().filter(|stored| selection.matches(&stored.object));
-            let page: Vec<_> = selected.by_ref().take(limit).collect();
-            let more = selected.next().is_some();
-            let after = page.last().filter(|_| more).map(|last| last.key.clone());
-            return Ok(answer(page.into_iter().map(|stored| stored.object.clone()).collect(), revision, after));
+        if !request.r#continue.is_empty() {
+            let Continue { revision, after } = Continue::parse(&request.r#continue, &prefix)?;
+            return self.list_stored(kind, &prefix, &selection, limit, Some((revision, after))).await;
         }
-        let Continue { revision, mut after } = Continue::parse(&request.r#continue, &prefix)?;
-        let mut items = Vec::new();
+        let (all, revision) = self.caches.list(kind, &request.namespace).await?;
+        let mut page = Page::new(limit);
+        for stored in all.iter().filter(|stored| selection.matches(&stored.object)) {
+            if page.is_full() {
+                // The cache may show a revision that the store will not remember for long: more than one page is read
+                // from the store, at its present revision, from the start.
+                return self.list_stored(kind, &prefix, &selection, limit, None).await;
+            }
+            page.push(stored.object.clone());
+        }
+        Ok(answer(page.items, revision, None))
+    }
+
+    /// A page as the store had it at one revision; at the present one if none is given.
+    async fn list_stored(
+        &self,
+        kind: Kind,
+        prefix: &Prefix,
+        selection: &Selection,
+        limit: usize,
+        from: Option<(Revision, Key)>,
+    ) -> Result<ListResponse> {
+        let (mut revision, mut after) = from.unzip();
+        let mut page = Page::new(limit);
         for _ in 0..STORE_PAGES {
-            let page = PageRequest { limit: PAGE, after: Some(after.clone()), revision: Some(revision) };
-            let page = self.store.list(&prefix, page).await?;
-            for kv in &page.items {
-                if items.len() == limit {
-                    return Ok(answer(items, revision, Some(after)));
+            let request = PageRequest { limit: PAGE, after: after.clone(), revision };
+            let read = self.store.list(prefix, request).await?;
+            let pinned = *revision.get_or_insert(read.revision);
+            for kv in &read.items {
+                if page.is_full() {
+                    return Ok(answer(page.items, pinned, after));
                 }
                 let stored = Stored::decode(kind, kv)?;
-                after = stored.key;
+                after = Some(stored.key);
                 if selection.matches(&stored.object) {
-                    items.push(stored.object);
+                    page.push(stored.object);
                 }
             }
-            if !page.more {
-                return Ok(answer(items, revision, None));
+            if !read.more {
+                return Ok(answer(page.items, pinned, None));
             }
         }
-        Ok(answer(items, revision, Some(after)))
+        // What was looked at let nothing more through; the client goes on from here.
+        Ok(answer(page.items, revision.unwrap_or_default(), after))
+    }
+}
+
+/// Objects on their way to a client.
+struct Page {
+    items: Vec<AnyObject>,
+    limit: usize,
+    bytes: usize,
+}
+
+impl Page {
+    fn new(limit: usize) -> Self {
+        Self { items: Vec::new(), limit, bytes: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.items.len() >= self.limit || self.bytes >= PAGE_BYTES
+    }
+
+    fn push(&mut self, object: AnyObject) {
+        self.bytes += object.encoded_len();
+        self.items.push(object);
     }
 }
 
@@ -109,8 +157,6 @@ fn answer(items: Vec<AnyObject>, revision: Revision, after: Option<Key>) -> List
 
 #[cfg(test)]
 mod tests {
-    use pb::Kind;
-
     use super::*;
 
     #[test]

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
-use pb::api::v1::{EventType, Object as AnyObject, WatchRequest, WatchResponse};
+use pb::api::v1::{EventType, WatchRequest, WatchResponse};
 use store::{Key, PageRequest, Prefix, Revision};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -38,36 +38,51 @@ struct Scope {
     selection: Selection,
 }
 
+/// An event that is to be told. It shares the object with the cache until then.
+struct Pending {
+    event: EventType,
+    stored: Option<Arc<Stored>>,
+    /// Where to resume; None where that is nowhere yet.
+    resume: Option<Revision>,
+}
+
+impl Pending {
+    fn bookmark(revision: Revision) -> Self {
+        Self { event: EventType::Bookmark, stored: None, resume: Some(revision) }
+    }
+
+    fn told(self) -> WatchResponse {
+        WatchResponse {
+            r#type: self.event.into(),
+            object: self.stored.map(|stored| stored.object.clone()),
+            resource_version: self.resume.map(|revision| revision.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
 impl Scope {
-    fn tell(&self, change: &Change<Key, Stored>) -> Result<Option<(Revision, WatchResponse)>> {
+    /// What a change is to this watcher; None if nothing.
+    fn tell(&self, change: &Change<Key, Stored>) -> Result<Option<Pending>> {
         if !self.prefix.contains(&change.key) {
             return Ok(None);
         }
-        let new = match &change.new {
-            New::Is(stored) => Some(stored),
-            New::Gone => None,
+        let (old, new) = match &change.new {
+            New::Is(stored) => (change.old.as_ref(), Some(stored)),
+            New::Gone => (change.old.as_ref(), None),
             New::Unknown(unknown) => return Err(unknown.clone().into()),
         };
         let matches =
             |stored: Option<&Arc<Stored>>| stored.is_some_and(|stored| self.selection.matches(&stored.object));
-        let Some(event) = seen(matches(change.old.as_ref()), matches(new)) else { return Ok(None) };
-        let shown = if event == EventType::Deleted { change.old.as_ref() } else { new };
-        Ok(shown.map(|stored| (change.revision, event_of(event, Some(stored.object.clone()), None))))
-    }
-}
-
-fn event_of(event: EventType, object: Option<AnyObject>, resume: Option<Revision>) -> WatchResponse {
-    WatchResponse {
-        r#type: event.into(),
-        object,
-        resource_version: resume.map(|revision| revision.to_string()).unwrap_or_default(),
+        let Some(event) = seen(matches(old), matches(new)) else { return Ok(None) };
+        let stored = if event == EventType::Deleted { old.cloned() } else { new.cloned() };
+        Ok(Some(Pending { event, stored, resume: Some(change.revision) }))
     }
 }
 
 struct Watcher {
     scope: Scope,
     follower: Follower<Key, Stored>,
-    ready: VecDeque<WatchResponse>,
+    ready: VecDeque<Pending>,
     bookmarks: Option<Interval>,
     /// The last revision that the client can resume from.
     told: Revision,
@@ -78,8 +93,8 @@ struct Watcher {
 impl Watcher {
     async fn next(&mut self) -> Option<Result<WatchResponse>> {
         while !self.ended {
-            if let Some(response) = self.ready.pop_front() {
-                return Some(Ok(response));
+            if let Some(pending) = self.ready.pop_front() {
+                return Some(Ok(pending.told()));
             }
             if let Err(error) = self.wait().await {
                 self.ended = true;
@@ -112,27 +127,25 @@ impl Watcher {
             }
             () = bookmark => {
                 self.told = self.follower.position();
-                self.ready.push_back(event_of(EventType::Bookmark, None, Some(self.told)));
+                self.ready.push_back(Pending::bookmark(self.told));
                 Ok(())
             }
         }
     }
 }
 
-/// Says in each event where to resume. In the middle of a revision that is the one before: what is left of the
-/// revision must not be missed.
-fn resumable(told: Vec<(Revision, WatchResponse)>, mut resume: Revision) -> Vec<WatchResponse> {
-    let last_of_its_revision: Vec<bool> = (0..told.len())
-        .map(|at| told.get(at + 1).is_none_or(|(next, _)| told.get(at).is_none_or(|(this, _)| this != next)))
-        .collect();
-    let each = told.into_iter().zip(last_of_its_revision).map(|((revision, mut response), last)| {
-        if last {
+/// Says in each event where to resume. In the middle of a revision that is before it: what is left of the revision must
+/// not be missed.
+fn resumable(mut pending: Vec<Pending>, mut resume: Revision) -> Vec<Pending> {
+    let revisions: Vec<_> = pending.iter().map(|pending| pending.resume).collect();
+    for (at, pending) in pending.iter_mut().enumerate() {
+        let ends_its_revision = revisions.get(at + 1) != Some(&pending.resume);
+        if let Some(revision) = pending.resume.filter(|_| ends_its_revision) {
             resume = revision;
         }
-        response.resource_version = resume.to_string();
-        response
-    });
-    each.collect()
+        pending.resume = Some(resume);
+    }
+    pending
 }
 
 impl Shared {
@@ -176,12 +189,12 @@ impl Shared {
 }
 
 /// What exists, as ADDED, and a bookmark. Only the bookmark can be resumed from: before it, not everything was told.
-fn existing(window: &KindWindow, scope: &Scope) -> Result<(VecDeque<WatchResponse>, Revision)> {
+fn existing(window: &KindWindow, scope: &Scope) -> Result<(VecDeque<Pending>, Revision)> {
     let (all, revision) = window.range(starting_with(&scope.prefix))?;
-    let selected = all.iter().filter(|stored| scope.selection.matches(&stored.object));
-    let mut ready: VecDeque<_> =
-        selected.map(|stored| event_of(EventType::Added, Some(stored.object.clone()), None)).collect();
-    ready.push_back(event_of(EventType::Bookmark, None, Some(revision)));
+    let selected = all.into_iter().filter(|stored| scope.selection.matches(&stored.object));
+    let added = |stored| Pending { event: EventType::Added, stored: Some(stored), resume: None };
+    let mut ready: VecDeque<_> = selected.map(added).collect();
+    ready.push_back(Pending::bookmark(revision));
     Ok((ready, revision))
 }
 
@@ -199,9 +212,9 @@ mod tests {
 
     #[test]
     fn the_middle_of_a_revision_resumes_before_it() {
-        let event = |revision| (revision, event_of(EventType::Added, None, None));
+        let event = |revision| Pending { event: EventType::Added, stored: None, resume: Some(revision) };
         let told = resumable(vec![event(5), event(7), event(7), event(7), event(9)], 3);
-        let resume: Vec<_> = told.iter().map(|response| response.resource_version.as_str()).collect();
-        assert_eq!(resume, ["5", "5", "5", "7", "9"]);
+        let resume: Vec<_> = told.iter().map(|pending| pending.resume).collect();
+        assert_eq!(resume, [Some(5), Some(5), Some(5), Some(7), Some(9)]);
     }
 }

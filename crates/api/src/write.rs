@@ -257,7 +257,7 @@ fn default_class() -> pb::objects::StorageClass {
             annotations: [annotation].into(),
             ..Default::default()
         }),
-        provisioner: "local.berth.dev".to_owned(),
+        provisioner: "local".to_owned(),
         reclaim_policy: Some("Delete".to_owned()),
         volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
         ..Default::default()
