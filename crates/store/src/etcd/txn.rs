@@ -54,9 +54,14 @@ pub(super) async fn commit(links: &Links, txn: &Txn) -> Result<TxnOutcome> {
                     Some(why) => return settle(links, txn, began, why, &mut attempts).await?.outcome(why),
                 }
             }
-            Err(Failure::LeaseEnded) => return Err(Error::LeaseEnded(lease_of(txn))),
+            Err(Failure::LeaseEnded) => return Err(ended_lease(links, txn).await),
             Err(failure @ (Failure::NotSent(_) | Failure::Busy(_) | Failure::Lost(_))) => failure,
-            Err(failure) => return Err(Error::Refused(failure.to_string())),
+            Err(failure) => {
+                return Err(match doubt {
+                    Some(why) => Error::Unknown(format!("{why}; sent again, it was refused: {failure}")),
+                    None => Error::Refused(failure.to_string()),
+                });
+            }
         };
         links.leave(&link, &failure).await;
         if let Failure::Lost(why) = &failure
@@ -301,13 +306,27 @@ fn lease_id(lease: Option<LeaseId>) -> i64 {
     lease.map_or(0, |lease| lease.0)
 }
 
-/// The lease that a transaction puts values on.
-fn lease_of(txn: &Txn) -> LeaseId {
-    let lease = txn.ops.iter().find_map(|op| match op {
-        Op::Put(_, _, lease) => *lease,
-        Op::Delete(_) => None,
-    });
-    lease.unwrap_or(LeaseId(0))
+/// Which of the leases that a transaction puts values on has ended; etcd does not say.
+async fn ended_lease(links: &Links, txn: &Txn) -> Error {
+    let mut leases: Vec<LeaseId> = Vec::new();
+    for op in &txn.ops {
+        if let Op::Put(_, _, Some(lease)) = op
+            && !leases.contains(lease)
+        {
+            leases.push(*lease);
+        }
+    }
+    if let [only] = leases[..] {
+        return Error::LeaseEnded(only);
+    }
+    for lease in leases {
+        match links.ask(|link| async move { link.lease().time_to_live(lease.0, None).await }).await {
+            Ok(answer) if answer.ttl() >= 0 => {}
+            Ok(_) | Err(Failure::LeaseEnded) => return Error::LeaseEnded(lease),
+            Err(failure) => return Error::Unavailable(format!("a lease has ended, but not told which: {failure}")),
+        }
+    }
+    Error::Unavailable("a lease has ended, but not told which".to_owned())
 }
 
 /// The request of a transaction.
@@ -339,5 +358,99 @@ fn compare(guard: &Guard) -> Compare {
         Guard::PrefixNotNewer(prefix, revision) => {
             Compare::mod_revision(prefix.as_str(), CompareOp::Less, revision.saturating_add(1)).with_prefix()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::Prefix;
+
+    const BEGAN: Revision = 10;
+    const NOW: Revision = 20;
+
+    fn key(name: &str) -> Key {
+        Key::from_raw(name)
+    }
+
+    fn put(name: &str, value: &'static str) -> Op {
+        Op::Put(key(name), Bytes::from_static(value.as_bytes()), None)
+    }
+
+    fn delete(name: &str) -> Op {
+        Op::Delete(key(name))
+    }
+
+    fn stands(name: &str, value: &'static str, create_revision: Revision, mod_revision: Revision) -> Kv {
+        let value = Bytes::from_static(value.as_bytes());
+        Kv { key: key(name), value, create_revision, mod_revision, lease: None }
+    }
+
+    fn judged(guards: &[Guard], ops: &[Op], present: &[Kv]) -> Judgement {
+        let txn = Txn { guards: guards.to_vec(), ops: ops.to_vec() };
+        let keys = present.iter().map(|kv| (kv.key.clone(), kv.clone())).collect();
+        judge(&txn, BEGAN, &Present { revision: NOW, keys })
+    }
+
+    #[test]
+    fn a_value_of_ours_proves_it() {
+        let applied = Judgement::Found(Finding::Applied(12));
+        assert_eq!(judged(&[], &[put("a", "1")], &[stands("a", "1", 3, 12)]), applied);
+        assert_eq!(judged(&[], &[delete("b"), put("a", "1")], &[stands("a", "1", 12, 12)]), applied);
+        // Not one from before, not another value, not another lease.
+        let untouched = Judgement::Found(Finding::NotYet);
+        assert_eq!(judged(&[], &[put("a", "1")], &[stands("a", "1", 3, 10)]), untouched);
+        assert_eq!(judged(&[], &[put("a", "1")], &[stands("a", "2", 3, 12)]), Judgement::SeeHistory);
+        let leased = Op::Put(key("a"), Bytes::from_static(b"1"), Some(LeaseId(7)));
+        assert_eq!(judged(&[], &[leased], &[stands("a", "1", 3, 12)]), Judgement::SeeHistory);
+    }
+
+    #[test]
+    fn what_is_gone_or_changed_is_looked_up() {
+        for (guard, op) in [
+            (Guard::Absent(key("a")), put("a", "1")),
+            (Guard::ModRevision(key("a"), 5), delete("a")),
+            (Guard::CreateRevision(key("a"), 5), put("a", "1")),
+        ] {
+            assert_eq!(judged(&[guard], &[op], &[]), Judgement::SeeHistory);
+        }
+        // Made again since: the old one was deleted, perhaps by us.
+        assert_eq!(judged(&[], &[delete("a")], &[stands("a", "2", 15, 15)]), Judgement::SeeHistory);
+    }
+
+    #[test]
+    fn a_key_left_alone_proves_that_nothing_happened() {
+        let (not_yet, never) = (Judgement::Found(Finding::NotYet), Judgement::Found(Finding::Never));
+        let old = stands("a", "0", 3, 5);
+        assert_eq!(judged(&[Guard::ModRevision(key("a"), 5)], &[put("a", "1")], std::slice::from_ref(&old)), not_yet);
+        assert_eq!(judged(&[], &[delete("a")], &[stands("a", "0", 3, 15)]), not_yet);
+        // A guarded revision newer than all that this process had seen.
+        let newer = stands("a", "0", 3, 15);
+        assert_eq!(judged(&[Guard::ModRevision(key("a"), 15)], &[put("a", "1")], &[newer]), not_yet);
+        // Besides, another guard is dead for good.
+        assert_eq!(
+            judged(&[Guard::CreateRevision(key("leader"), 4)], &[put("a", "1")], std::slice::from_ref(&old)),
+            never
+        );
+        assert_eq!(judged(&[Guard::ModRevision(key("a"), 4)], &[put("a", "1")], std::slice::from_ref(&old)), never);
+        // That can come again, or is still to come.
+        assert_eq!(judged(&[Guard::Absent(key("a"))], &[put("a", "1")], std::slice::from_ref(&old)), not_yet);
+        assert_eq!(judged(&[Guard::ModRevision(key("b"), 25)], &[put("a", "1")], &[old]), not_yet);
+    }
+
+    #[test]
+    fn only_what_spends_its_guards_may_be_sent_twice() {
+        let spends = |guard: Guard, op: Op| spends_its_guards(&Txn { guards: vec![guard], ops: vec![op] });
+        assert!(spends(Guard::Absent(key("a")), put("a", "1")));
+        assert!(spends(Guard::ModRevision(key("a"), 5), put("a", "1")));
+        assert!(spends(Guard::ModRevision(key("a"), 5), delete("a")));
+        assert!(spends(Guard::CreateRevision(key("a"), 5), delete("a")));
+        assert!(spends(Guard::PrefixNotNewer(Prefix::from_raw("a/"), 5), put("a/b", "1")));
+        assert!(!spends(Guard::CreateRevision(key("a"), 5), put("a", "1")));
+        assert!(!spends(Guard::Absent(key("a")), delete("a")));
+        assert!(!spends(Guard::ModRevision(key("leader"), 5), put("a", "1")));
+        assert!(!spends(Guard::PrefixNotNewer(Prefix::from_raw("a/"), 5), delete("a/b")));
     }
 }

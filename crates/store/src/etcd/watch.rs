@@ -253,3 +253,34 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::{EventType, proto::PbKeyValue};
+
+    use super::*;
+
+    fn piece(name: &str, revision: Revision) -> PbEvent {
+        let kv = PbKeyValue { key: name.into(), mod_revision: revision, ..PbKeyValue::default() };
+        PbEvent { r#type: EventType::Put as i32, kv: Some(kv), prev_kv: None }
+    }
+
+    /// Revisions and how many events each has.
+    fn take(group: &mut Group, pieces: &[Revision], more: bool) -> Vec<(Revision, usize)> {
+        let pieces = pieces.iter().enumerate().map(|(i, revision)| piece(&format!("k{i}"), *revision)).collect();
+        group.take(pieces, more).into_iter().map(|(revision, events)| (revision, events.len())).collect()
+    }
+
+    #[test]
+    fn revisions_are_given_whole() {
+        let mut group = Group::default();
+        assert_eq!(take(&mut group, &[2, 2, 3], false), [(2, 2), (3, 1)]);
+        assert!(group.is_empty());
+        // In pieces: the end of one revision shows only in the next, or in the last piece.
+        assert_eq!(take(&mut group, &[4, 5, 5], true), [(4, 1)]);
+        assert_eq!(take(&mut group, &[5], true), []);
+        assert_eq!(take(&mut group, &[5, 6], true), [(5, 4)]);
+        assert_eq!(take(&mut group, &[7], false), [(6, 1), (7, 1)]);
+        assert!(group.is_empty());
+    }
+}

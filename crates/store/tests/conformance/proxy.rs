@@ -146,8 +146,7 @@ async fn serve(client: TcpStream, server: &str, mode: watch::Receiver<Mode>, all
 async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
     let mut held = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
         held.extend_from_slice(&buffer[..read]);
         if *mode.borrow() == Mode::Late {
             // The whole request, and nothing of what the client does when it loses patience.
@@ -177,8 +176,7 @@ async fn replies(
     mut allowance: usize,
 ) {
     let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
         let open = |mode: &Mode| matches!(mode, Mode::Forward | Mode::Deaf | Mode::Late | Mode::Released);
         if mode.wait_for(open).await.is_err() {
             break;
