@@ -9,7 +9,7 @@ use pb::{
     api::v1::{DeleteRequest, DeleteResponse, Object as AnyObject, Propagation},
     objects::{Pod, Time},
 };
-use store::{Guard, Prefix};
+use store::{Guard, Op, Prefix, objects::Undecodable};
 
 use crate::{
     Shared,
@@ -79,8 +79,12 @@ impl Shared {
         }
         let namespace = if request.namespace.is_empty() { DEFAULT_NAMESPACE } else { &request.namespace };
         let what = called(kind, namespace, &request.name);
+        let forced = request.grace_period_seconds == Some(0) && !request.dry_run;
         for _ in 0..ATTEMPTS {
-            let old = self.read(kind, namespace, &request.name).await?;
+            let old = match self.read(kind, namespace, &request.name).await {
+                Err(Error::Undecodable(unknown)) if forced => return self.delete_undecodable(kind, &unknown).await,
+                read => read?,
+            };
             let old = old.ok_or_else(|| Error::not_found(kind, namespace, &request.name))?;
             self.check(&old, &request)?;
             let new = marked(&old, &request, now())?;
@@ -100,6 +104,15 @@ impl Shared {
             }
         }
         Err(Error::contended(&what))
+    }
+
+    /// Forgets what nobody can read: the only way to repair it, and never done unless it is forced.
+    async fn delete_undecodable(&self, kind: Kind, unknown: &Undecodable) -> Result<DeleteResponse> {
+        let guards = vec![Guard::ModRevision(unknown.key.clone(), unknown.revision)];
+        match self.commit(kind, guards, vec![Op::Delete(unknown.key.clone())]).await? {
+            Some(_) => Ok(DeleteResponse { object: None, gone: true }),
+            None => Err(Error::contended(unknown.key.as_str())),
+        }
     }
 
     fn check(&self, old: &Stored, request: &DeleteRequest) -> Result<()> {

@@ -24,6 +24,7 @@ over_both_stores!(
     sets_go_as_asked,
     scale_changes_replicas_alone,
     why_names_what_holds_a_pod_up,
+    no_accepted_update_is_lost,
 );
 
 async fn an_object_lives_and_dies(h: &Harness) {
@@ -319,4 +320,32 @@ async fn why_names_what_holds_a_pod_up(h: &Harness) {
     assert_eq!(first.reasons[0].reason, "ControllerDue", "{first:#?}");
     assert_eq!(h.api().why(why("db")).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(h.api().why(why("service/nginx")).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+async fn no_accepted_update_is_lost(h: &Harness) {
+    h.create(config_map("a", &[])).await.unwrap();
+    let patch = |writer: usize, at: usize| {
+        let key = format!("{writer}-{at}");
+        let body = json!({"data": {key.as_str(): "x"}}).to_string().into_bytes();
+        (key, PatchRequest { kind: "ConfigMap".into(), name: "a".into(), patch: body, ..Default::default() })
+    };
+    let writers = (0..8).map(|writer| async move {
+        let mut accepted = Vec::new();
+        for at in 0..10 {
+            let (key, request) = patch(writer, at);
+            match h.api().patch(request).await {
+                // Accepted means seen by the very next read.
+                Ok(_) => {
+                    assert!(h.get::<ConfigMap>("a").await.unwrap().data.contains_key(&key));
+                    accepted.push(key);
+                }
+                Err(status) => assert_eq!(status.code(), Code::Aborted, "{}", status.message()),
+            }
+        }
+        accepted
+    });
+    let accepted: Vec<_> = futures::future::join_all(writers).await.into_iter().flatten().collect();
+    assert!(accepted.len() >= 40, "only {} of 80 were accepted", accepted.len());
+    let stored = h.get::<ConfigMap>("a").await.unwrap();
+    assert!(accepted.iter().all(|key| stored.data.contains_key(key)));
 }
