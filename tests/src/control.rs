@@ -41,14 +41,13 @@ impl ControlPlane {
         let http = |port: u16| format!("http://127.0.0.1:{port}");
         let socket = folder.path().join("csi.sock");
         let unix = format!("unix://{}", socket.display());
-        let csi_data = folder.path().join("csi").display().to_string();
         let agent_data = folder.path().join("agent").display().to_string();
         let count = nodes.to_string();
 
         let berth = berth_bin()?;
         let start = |role: &str, args: &[&str]| start_role(&berth, role, args, environment, folder.path());
         let processes = vec![
-            start("csi-local", &["--endpoint", &unix, "--node-name", "controller", "--data-dir", &csi_data])?,
+            start("csi-local", &["--endpoint", &unix])?,
             start("api", &["--listen", &at(api), "--etcd", &etcd.url])?,
             start("volumes", &["--listen", &at(volumes), "--etcd", &etcd.url, "--csi", &unix])?,
             start("scheduler", &["--listen", &at(scheduler), "--etcd", &etcd.url, "--volumes", &http(volumes)])?,

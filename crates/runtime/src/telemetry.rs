@@ -3,6 +3,8 @@
 //! Logs go to standard error, as text or JSON lines. Spans go to an OTLP collector if `OTEL_EXPORTER_OTLP_ENDPOINT` is
 //! set. A panic anywhere is logged and ends the process with code 101.
 
+use std::io::IsTerminal;
+
 use clap::{Args, ValueEnum};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
@@ -49,7 +51,7 @@ pub fn init(service: &'static str, args: &TelemetryArgs) -> anyhow::Result<Telem
         });
         tracing_opentelemetry::layer().with_tracer(provider.tracer(service)).with_filter(own)
     });
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let lines = match args.log_format {
         LogFormat::Text => format.boxed(),
         LogFormat::Json => format.json().flatten_event(true).boxed(),
