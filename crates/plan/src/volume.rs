@@ -13,7 +13,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use pb::{
     Object, ObjectExt,
-    csi::v1 as csi,
+    csi::v1::{
+        self as csi, VolumeCapability,
+        volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+    },
     objects::{
         CsiPersistentVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectMeta,
         ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, PersistentVolumeSpec,
@@ -226,6 +229,25 @@ pub fn volume_name(claim: &PersistentVolumeClaim) -> String {
 /// The size that a claim asks for, as it was written.
 pub fn requested_size(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
     claim.spec.as_ref()?.resources.as_ref()?.requests.get(STORAGE)
+}
+
+/// How a file system with these access modes (Kubernetes' names) is used, in CSI's words. The widest mode counts.
+pub fn capability(access_modes: &[String], fs_type: &str) -> VolumeCapability {
+    let has = |name: &str| access_modes.iter().any(|mode| mode == name);
+    let mode = if has("ReadWriteMany") {
+        Mode::MultiNodeMultiWriter
+    } else if has("ReadOnlyMany") {
+        Mode::MultiNodeReaderOnly
+    } else if has("ReadWriteOncePod") && !has("ReadWriteOnce") {
+        Mode::SingleNodeSingleWriter
+    } else {
+        Mode::SingleNodeWriter
+    };
+    let mount = MountVolume { fs_type: fs_type.to_owned(), ..MountVolume::default() };
+    VolumeCapability {
+        access_mode: Some(AccessMode { mode: mode.into() }),
+        access_type: Some(AccessType::Mount(mount)),
+    }
 }
 
 /// A volume as a driver made it, on the way to become an object.

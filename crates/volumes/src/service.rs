@@ -177,7 +177,7 @@ fn creation(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str) -> 
     Ok(CreateVolumeRequest {
         name: volume::volume_name(claim),
         capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
-        volume_capabilities: vec![csi::client::capability(access_modes, "")],
+        volume_capabilities: vec![volume::capability(access_modes, "")],
         parameters: class.parameters.clone(),
         accessibility_requirements: Some(TopologyRequirement {
             requisite: vec![place.clone()],

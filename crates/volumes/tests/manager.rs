@@ -1,5 +1,7 @@
 //! The volume manager over a store in memory and the real driver behind its socket.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect")]
+
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use csi::local::{Driver, serve};
