@@ -108,6 +108,7 @@ impl Pods {
     fn take(&mut self, feed: Feed<pb::agent::v1::WatchPodsResponse>, host: &Host, now: Timestamp, reporter: &Reporter) {
         match feed {
             Feed::Opened => self.named.clear(),
+            Feed::Closed => {}
             Feed::Message(message) => match message.change {
                 Some(Change::Upsert(bundle)) => {
                     if let Some(report) = bundle.pod.and_then(|pod| self.upsert(&pod, host, now)) {

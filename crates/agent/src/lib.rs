@@ -7,27 +7,48 @@
 //! sandbox is gone and no volume is mounted (I20, I21). Pods survive a restart of the agent: all that it needs to know
 //! is kept by the runtime (labels) and the kernel (mounts).
 
+mod act;
 mod api;
 mod config;
+mod cri;
+mod csi;
+mod env;
+mod events;
 mod facts;
 mod hollow;
+mod metrics;
+mod mounts;
+mod network;
+mod node;
+mod pods;
+mod probe;
 mod report;
 mod session;
+mod spec;
 mod stream;
+mod volumes;
+mod worker;
+
+use std::time::Duration;
 
 pub use config::Config;
-
 use runtime::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
+
+/// How long tasks may take to end. Containers keep running.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the agent until `shutdown`. Containers keep running afterwards.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let tasks = Tasks::new(&shutdown);
-    if let Some(count) = config.hollow {
-        hollow::start(&config, count, &tasks)?;
-    }
     let server = runtime::server::Server::new("agent", config.listen());
-    server.serve(shutdown).await?;
-    tasks.finish(std::time::Duration::from_secs(5)).await;
-    Ok(())
+    let result = match config.hollow {
+        Some(count) => {
+            hollow::start(&config, count, &tasks)?;
+            server.serve(shutdown).await
+        }
+        None => node::run(&config, server, &tasks, shutdown).await,
+    };
+    tasks.finish(DRAIN).await;
+    result
 }

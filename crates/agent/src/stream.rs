@@ -17,6 +17,8 @@ pub enum Feed<M> {
     Opened,
     /// One message.
     Message(M),
+    /// The stream has ended; it will be opened again.
+    Closed,
 }
 
 /// The first wait after a failure, and the longest.
@@ -88,6 +90,7 @@ async fn once<M, Opening: Future<Output = Result<Streaming<M>, Status>>>(
             Ok(None) => Status::ok("the server closed the stream"),
             Err(status) => status,
         };
+        take(Feed::Closed);
         return if served { Ended::Served(status) } else { Ended::NotOpened(status) };
     }
 }

@@ -1,0 +1,186 @@
+//! Does what a plan says.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use k8s_cri::v1 as cri;
+use pb::agent::v1::PodBundle;
+use plan::node::{Action, Runtime};
+use tonic::Status;
+
+use crate::{
+    cri::ImageError,
+    spec::{self, Run, reference},
+    worker::Shared,
+};
+
+/// How an action failed: one word in Kubernetes' vocabulary, and a sentence.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// The word.
+    pub reason: &'static str,
+    /// The sentence.
+    pub message: String,
+}
+
+impl Failed {
+    fn new(reason: &'static str, message: impl std::fmt::Display) -> Self {
+        Self { reason, message: message.to_string() }
+    }
+
+    fn status(reason: &'static str) -> impl Fn(Status) -> Self {
+        move |status| Self::new(reason, status.message())
+    }
+}
+
+/// Does one action.
+pub async fn perform(
+    shared: &Shared,
+    bundle: &PodBundle,
+    runtime: &Runtime,
+    action: &Action,
+) -> Result<(), Failed> {
+    // The gate is never closed.
+    let turn = || async { shared.gate.acquire().await.ok() };
+    match action {
+        Action::MountVolumes => {
+            let _turn = turn().await;
+            shared.volumes.mount(bundle).await.map_err(|error| Failed::new("FailedMount", error))
+        }
+        Action::UnmountVolumes => {
+            let pod = bundle.pod.clone().unwrap_or_default();
+            let uid = reference(&pod).uid;
+            shared.volumes.unmount(&uid).await.map_err(|error| Failed::new("FailedUnmount", error))
+        }
+        Action::RunSandbox { attempt } => {
+            let _turn = turn().await;
+            run_sandbox(shared, bundle, *attempt).await
+        }
+        Action::StopSandbox { id } => {
+            shared.cri.stop_sandbox(id).await.map_err(Failed::status("FailedKillPod"))
+        }
+        Action::DiscardSandbox { id } => {
+            shared.cri.stop_sandbox(id).await.map_err(Failed::status("FailedKillPod"))?;
+            shared.cri.remove_sandbox(id).await.map_err(Failed::status("FailedKillPod"))
+        }
+        Action::StartContainer { name, attempt, crashes, sandbox } => {
+            let _turn = turn().await;
+            let start = Start { name, attempt: *attempt, crashes: *crashes, sandbox };
+            start_container(shared, bundle, runtime, start).await
+        }
+        Action::StopContainer { id, name, grace, why } => {
+            tracing::info!(container = name, why, grace_seconds = grace.as_secs(), "stopping container");
+            shared.cri.stop_container(id, *grace).await.map_err(Failed::status("FailedKillContainer"))
+        }
+        Action::RemoveContainer { id, .. } => {
+            shared.cri.remove_container(id).await.map_err(Failed::status("FailedRemoveContainer"))?;
+            remove_log(shared, bundle, runtime, id).map_err(|error| Failed::new("FailedRemoveContainer", error))
+        }
+    }
+}
+
+async fn run_sandbox(shared: &Shared, bundle: &PodBundle, attempt: u32) -> Result<(), Failed> {
+    let pod = bundle.pod.clone().unwrap_or_default();
+    let failed = |error: io::Error| Failed::new("FailedCreatePodSandBox", error);
+    fs::create_dir_all(shared.settings.log_dir(&reference(&pod))).map_err(failed)?;
+    fs::create_dir_all(shared.settings.pod_dir(&reference(&pod).uid)).map_err(failed)?;
+    let began = std::time::Instant::now();
+    let config = shared.settings.sandbox(&pod, attempt);
+    shared.cri.run_sandbox(config).await.map_err(Failed::status("FailedCreatePodSandBox"))?;
+    shared.metrics.sandbox_seconds.observe(began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+struct Start<'a> {
+    name: &'a str,
+    attempt: u32,
+    crashes: u32,
+    sandbox: &'a str,
+}
+
+async fn start_container(
+    shared: &Shared,
+    bundle: &PodBundle,
+    runtime: &Runtime,
+    start: Start<'_>,
+) -> Result<(), Failed> {
+    let pod = bundle.pod.clone().unwrap_or_default();
+    let spec = pod.spec.clone().unwrap_or_default();
+    let mut containers = spec.containers.iter().chain(&spec.init_containers);
+    let Some(container) = containers.find(|container| container.name == start.name) else {
+        return Err(Failed::new("CreateContainerError", format!("the pod has no container {:?}", start.name)));
+    };
+    let sandbox = runtime.sandboxes.iter().find(|sandbox| sandbox.id == start.sandbox);
+    let pod_ip = sandbox.and_then(|sandbox| sandbox.ip.clone()).unwrap_or_default();
+    shared.cri.image(&container.image).await.map_err(|error| match error {
+        ImageError::Missing(_) => Failed::new("ErrImageNeverPull", error),
+        ImageError::Unknown { .. } => Failed::new("ImageInspectError", error),
+    })?;
+
+    let failed = |error: &dyn std::fmt::Display| Failed::new("CreateContainerError", error);
+    let reference = reference(&pod);
+    let hosts = shared.settings.pod_dir(&reference.uid).join("hosts");
+    fs::write(&hosts, shared.settings.hosts_file(&pod, &pod_ip)).map_err(|error| failed(&error))?;
+    let log = shared.settings.log_dir(&reference).join(start.name);
+    fs::create_dir_all(log).map_err(|error| failed(&error))?;
+    let volumes = shared.volumes.paths(&pod);
+    let run = Run {
+        bundle,
+        container,
+        attempt: start.attempt,
+        crashes: start.crashes,
+        pod_ip: &pod_ip,
+        volumes: &volumes,
+        hosts: &hosts,
+    };
+    let config: cri::ContainerConfig =
+        shared.settings.container(run).map_err(|error| Failed::new("CreateContainerConfigError", error))?;
+    let attempt = sandbox.map_or(0, |sandbox| sandbox.attempt);
+    let sandbox_config = shared.settings.sandbox(&pod, attempt);
+    let id = shared
+        .cri
+        .create_container(start.sandbox, config, sandbox_config)
+        .await
+        .map_err(Failed::status("CreateContainerError"))?;
+    shared.index.lock().insert(id.clone(), reference.uid.clone());
+    shared.cri.start_container(&id).await.map_err(Failed::status("RunContainerError"))?;
+    shared.metrics.started_containers.inc();
+    tracing::info!(container = start.name, attempt = start.attempt, id, "container started");
+    Ok(())
+}
+
+fn remove_log(shared: &Shared, bundle: &PodBundle, runtime: &Runtime, id: &str) -> io::Result<()> {
+    let Some(run) = runtime.containers.iter().find(|run| run.id == id) else { return Ok(()) };
+    let pod = bundle.pod.clone().unwrap_or_default();
+    let path = shared.settings.log_dir(&reference(&pod)).join(spec::log_path(&run.name, run.attempt));
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the pod's cgroup, which the runtime made and leaves behind, from every hierarchy (v1 and v2).
+pub fn remove_cgroups(cgroup: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let below = cgroup.trim_start_matches('/');
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        remove_cgroup(&hierarchy.join(below));
+    }
+}
+
+/// With its children: a cgroup holds no files of its own, only folders that are cgroups.
+fn remove_cgroup(path: &PathBuf) {
+    let children = fs::read_dir(path).into_iter().flatten().flatten();
+    for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_cgroup(&child.path());
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::debug!(cgroup = %path.display(), %error, "cannot remove the cgroup");
+        }
+        _ => {}
+    }
+}

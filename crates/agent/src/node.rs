@@ -1,0 +1,160 @@
+//! One real node: what starts in which order.
+//!
+//! The server and the session with the API service come first; then what is on the node is looked at; pods are started
+//! only when the pod network is there.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use anyhow::Context;
+use parking_lot::Mutex;
+use pb::agent::v1::PodRef;
+use runtime::{server::Server, tasks::Tasks};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::NodeApi,
+    config::Config,
+    cri::{Cri, FoundPod},
+    events, facts,
+    metrics::Metrics,
+    network,
+    pods::Pods,
+    report::Reporter,
+    session::{self, Registration},
+    spec::NodeSettings,
+    stream::{follow, waits},
+    volumes::VolumeManager,
+    worker::Shared,
+};
+
+/// How long to wait for the runtime to take up the pod network before starting pods all the same.
+const NETWORK: Duration = Duration::from_secs(30);
+
+/// Runs the node until `shutdown`.
+pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: CancellationToken) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("--data-dir {}: cannot make it", config.data_dir.display()))?;
+    let api = NodeApi::connect(&config.api).context("--api")?;
+    let cri = Cri::connect(&config.cri, &config.node_name).context("--cri")?;
+    let shared = Arc::new(Shared {
+        cri: cri.clone(),
+        volumes: VolumeManager::new(&config.data_dir, &config.csi_dir),
+        settings: NodeSettings {
+            node_name: config.node_name.clone(),
+            node_ip: config.node_ip,
+            cgroup_parent: config.cgroup_parent.clone(),
+            cluster_domain: config.cluster_domain.clone(),
+            dns_ip: config.dns_ip,
+            data_dir: config.data_dir.clone(),
+        },
+        reporter: Reporter::default(),
+        gate: Semaphore::new(config.parallel.max(1)),
+        index: Mutex::new(BTreeMap::new()),
+        listening: AtomicBool::new(false),
+        metrics: Metrics::register(),
+    });
+    let pods = Arc::new(Pods::new(shared.clone(), Tasks::new(tasks.token())));
+    let starting = start(config.clone(), api, shared, pods, tasks, shutdown.clone());
+    tokio::select! {
+        result = server.serve(shutdown.clone()) => result,
+        result = starting => {
+            result?;
+            shutdown.cancelled().await;
+            Ok(())
+        }
+    }
+}
+
+async fn start(
+    config: Config,
+    api: NodeApi,
+    shared: Arc<Shared>,
+    pods: Arc<Pods>,
+    tasks: &Tasks,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let token = tasks.token().clone();
+    let version = until(&token, "the container runtime answers", || shared.cri.version()).await;
+    let Some(version) = version else { return Ok(()) };
+    tracing::info!(runtime = version, "container runtime found");
+    let node = facts::real_node(&config, &version)?;
+    let (registered, registration) = watch::channel(None);
+    tasks.spawn("session", session::keep(api.clone(), node, 1.0, registered, token.clone()));
+
+    for pod in found(&shared, &token).await {
+        pods.adopt(pod);
+    }
+    let (listener, url, stop) = (pods.clone(), config.cri.clone(), token.clone());
+    tasks.spawn("containerd-events", async move {
+        if let Err(error) = events::listen(&url, stop, |happened| listener.happened(happened)).await {
+            tracing::error!(%error, "no events from containerd: pods are looked at every second instead");
+        }
+    });
+    let settled = pods.clone();
+    tasks.spawn(
+        "report",
+        shared.reporter.clone().run(api.clone(), config.node_name.clone(), token.clone(), move |uid, stopped, outcome| {
+            settled.settled(uid, stopped, outcome);
+        }),
+    );
+
+    let Some(registration) = first(registration).await else { return Ok(()) };
+    network::start(&config, &registration, api.clone(), tasks).await?;
+    wait_for_network(&shared.cri, &token).await;
+    tasks.spawn("pods", async move {
+        let open = || api.clone().watch_pods(config.node_name.clone());
+        follow("pods", shutdown, open, |feed| pods.take(feed)).await;
+    });
+    Ok(())
+}
+
+/// None when the agent ends before.
+async fn first(mut registered: watch::Receiver<Option<Registration>>) -> Option<Registration> {
+    registered.wait_for(Option::is_some).await.ok()?.clone()
+}
+
+/// Tries until it succeeds; None when the agent ends before.
+async fn until<T, E, F, Fut>(token: &CancellationToken, what: &str, mut call: F) -> Option<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+    E: std::fmt::Display,
+{
+    let trying = async {
+        for wait in waits() {
+            match call().await {
+                Ok(value) => return Some(value),
+                Err(error) => tracing::warn!(%error, "waiting until {what}"),
+            }
+            tokio::time::sleep(wait).await;
+        }
+        None
+    };
+    token.run_until_cancelled(trying).await.flatten()
+}
+
+/// All pods of which something is on the node: in the runtime, or a folder with volumes.
+async fn found(shared: &Shared, token: &CancellationToken) -> Vec<FoundPod> {
+    let in_runtime = until(token, "the container runtime tells its pods", || shared.cri.pods()).await;
+    let mut pods = in_runtime.unwrap_or_default();
+    for uid in shared.volumes.pods().unwrap_or_default() {
+        let reference = PodRef { uid: uid.clone(), ..Default::default() };
+        pods.entry(uid).or_insert(FoundPod { reference, grace: None });
+    }
+    pods.into_values().collect()
+}
+
+async fn wait_for_network(cri: &Cri, token: &CancellationToken) {
+    let ready = tokio::time::timeout(NETWORK, until(token, "the container runtime has a pod network", || cri.ready()));
+    if ready.await.is_err() {
+        tracing::error!(
+            "the container runtime has not taken up the pod network within {NETWORK:?}: \
+             does its conf_dir name cni/net.d in --data-dir, and its bin_dir the CNI plugins?"
+        );
+    }
+}
