@@ -26,7 +26,7 @@ async fn a_watch_lives_through_a_restart_of_etcd() {
     let mut etcd = EtcdProcess::start().await.unwrap();
     let store = Arc::new(etcd.store().await.unwrap());
     let h = Harness::over(store, None).await;
-    let watch = h.watch(WatchRequest { kind: "ConfigMap".into(), ..Default::default() }).await;
+    let mut watch = h.watch(WatchRequest { kind: "ConfigMap".into(), ..Default::default() }).await;
     assert_eq!(next(&mut watch).await.r#type(), EventType::Bookmark);
     for at in 0..3 {
         h.create(config_map(&format!("a{at}"), &[])).await.unwrap();
