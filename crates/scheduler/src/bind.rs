@@ -237,7 +237,8 @@ async fn prepare(inner: &Inner, claims: Vec<PersistentVolumeClaim>) -> Result<Re
                 volumes.unbound.push(claim);
             }
             Some(ClaimState::Problem(problem)) => {
-                return Ok(Err(Wait { message: problem.message, outcome: Outcome::NoVolume }));
+                let message = format!("claim {}: {}", claim.name(), problem.message);
+                return Ok(Err(Wait { message, outcome: Outcome::NoVolume }));
             }
             None => return Err(BindError::Answer("Prepare left a claim's state empty")),
         }

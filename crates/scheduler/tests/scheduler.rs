@@ -1,5 +1,7 @@
 //! The scheduler over a store in memory, with a volume manager of the test's own behind a socket.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect")]
+
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
@@ -273,7 +275,7 @@ async fn a_bound_volume_decides_and_a_problem_is_told() {
     cluster.write(vec![put(&pod("web-0", "1m", Some("www")))]).await;
     cluster.pod_when("web-0", |pod| waits_for(pod).is_some_and(|why| why.contains("\"www\" not found"))).await;
     cluster.write(vec![put(&claim("www"))]).await;
-    cluster.pod_when("web-0", |pod| waits_for(pod) == Some("the volume is gone")).await;
+    cluster.pod_when("web-0", |pod| waits_for(pod) == Some("claim www: the volume is gone")).await;
     let only_b = NodeSelectorRequirement {
         key: "kubernetes.io/hostname".into(),
         operator: "In".into(),
