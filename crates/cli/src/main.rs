@@ -1,36 +1,120 @@
-//! The `berth` binary: every service is a role of it, and so is the client.
+//! `berth`: every role of a cluster, the commands of its users, and the lab, in one program.
+//!
+//! Users' commands follow kubectl in names, flags, columns and habits, so that hands need not learn anew. What they
+//! print is a table on standard output; complaints go to standard error and say what to do next.
 
-mod roles;
+mod age;
+mod args;
+mod client;
+mod commands;
+mod follow;
+mod manifest;
+mod output;
+mod role;
+mod rollout;
+mod target;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, Subcommand};
 
-/// Stateful services whose replicas keep their name, their address and their volumes for life.
+use crate::{client::ClientArgs, commands::*};
+
+/// Runs stateful services: every replica keeps its name, its address and its volumes for life.
 #[derive(Parser, Debug)]
-#[command(name = "berth", version, propagate_version = true, infer_long_args = true)]
-struct Berth {
+#[command(name = "berth", version, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    client: ClientArgs,
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(clap::Subcommand, Debug)]
+#[derive(Subcommand, Debug)]
 enum Command {
-    /// Run a whole cluster on this machine
+    /// Make the objects of a manifest so
+    Apply(apply::Args),
+    /// Show objects
+    Get(get::Args),
+    /// Show one object in full, with its events
+    Describe(describe::Args),
+    /// Delete objects
+    Delete(delete::Args),
+    /// Say how many replicas a set shall have
+    Scale(scale::Args),
+    /// Show the output of a container
+    Logs(logs::Args),
+    /// Run a command in a container
+    Exec(exec::Args),
+    /// Follow the rollout of a set
+    #[command(subcommand)]
+    Rollout(rollout_status::Command),
+    /// Explain why a set or a pod is not there yet
+    Why(why::Args),
+    /// Wait for objects to be ready or gone
+    Wait(wait::Args),
+    /// Show the kinds of objects
+    ApiResources,
+    /// Show the version
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// A cluster on this machine, to develop against, to show and to break
     #[command(subcommand)]
     Lab(lab::Command),
     #[command(flatten)]
-    Role(roles::Role),
+    Role(role::Role),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let result = match Berth::parse().command {
-        Command::Lab(command) => command.run(async |_, _| Ok(())).await,
-        Command::Role(role) => role.run().await,
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::new(error).context("start the asynchronous runtime")),
     };
-    result.unwrap_or_else(|error| {
+    match runtime.block_on(run(cli)) {
+        Ok(code) => code,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let client = || cli.client.connect();
+    match cli.command {
+        Command::Apply(args) => apply::run(client()?, args).await,
+        Command::Get(args) => get::run(client()?, args).await,
+        Command::Describe(args) => describe::run(client()?, args).await,
+        Command::Delete(args) => delete::run(client()?, args).await,
+        Command::Scale(args) => scale::run(client()?, args).await,
+        Command::Logs(args) => logs::run(client()?, args).await,
+        Command::Exec(args) => exec::run(client()?, args).await,
+        Command::Rollout(command) => rollout_status::run(client()?, command).await,
+        Command::Why(args) => why::run(client()?, args).await,
+        Command::Wait(args) => wait::run(client()?, args).await,
+        Command::ApiResources => Ok(output::kinds()),
+        Command::Version => {
+            println!("berth {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "berth", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Lab(command) => command.run(commands::lab_ready).await,
+        Command::Role(role) => role.run().await,
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    // A reader that had enough (`berth get pods | head`) is no failure.
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if !error.chain().any(closed) {
         eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    }
+    ExitCode::FAILURE
 }

@@ -111,7 +111,7 @@ fn mistakes() -> Vec<(&'static str, &'static str, Value, &'static str)> {
 fn planted(planted: &[(&str, &str, Value, &str)]) -> Value {
     let mut manifest = web();
     for (parent, field, value, _) in planted {
-        manifest.pointer_mut(parent).expect("the place")[*field] = value.clone();
+        manifest.pointer_mut(parent).unwrap()[*field] = value.clone();
     }
     manifest
 }

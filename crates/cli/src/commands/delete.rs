@@ -1,0 +1,195 @@
+//! `berth delete`: asks for objects to go, and waits until they are gone.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use pb::{
+    Kind,
+    api::v1::{DeleteRequest, ListRequest, Propagation},
+};
+use tonic::Code;
+
+use crate::{
+    args::duration,
+    client::Client,
+    follow::{Follow, Told},
+    manifest, output,
+    target::{self, Target},
+};
+
+/// Flags of `berth delete`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// What: `pod web-0 web-1`, `sts/web svc/nginx`, or a kind with -l or --all
+    #[arg(required_unless_present = "filename", value_name = "KIND NAME... | KIND/NAME")]
+    what: Vec<String>,
+    /// The objects of a file of YAML or JSON, of a folder of such files, or of - for standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "what")]
+    filename: Vec<PathBuf>,
+    /// Objects with these labels
+    #[arg(short = 'l', long)]
+    selector: Option<String>,
+    /// All objects of the kind in the namespace
+    #[arg(long, conflicts_with = "selector")]
+    all: bool,
+    /// What becomes of dependents, such as the pods of a set
+    #[arg(long, value_enum, default_value_t)]
+    cascade: Cascade,
+    /// Seconds that a pod may take to stop; the pod's own if absent
+    #[arg(long, value_name = "SECONDS")]
+    grace_period: Option<i64>,
+    /// Forget a pod at once, without waiting for its node: the same as --grace-period=0
+    #[arg(long, conflicts_with = "grace_period")]
+    force: bool,
+    /// Return only when the objects are gone
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    wait: bool,
+    /// How long to wait; for ever if absent
+    #[arg(long, value_parser = duration)]
+    timeout: Option<Duration>,
+    /// No error for an object that does not exist
+    #[arg(long)]
+    ignore_not_found: bool,
+    /// Only check
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Cascade {
+    /// The object goes at once, dependents after it
+    #[default]
+    Background,
+    /// Dependents go first
+    Foreground,
+    /// Dependents stay
+    Orphan,
+}
+
+/// One object to delete.
+struct Doomed {
+    kind: Kind,
+    namespace: String,
+    name: String,
+}
+
+/// Deletes.
+pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
+    let doomed = if args.filename.is_empty() { named(&client, &args).await? } else { of_files(&client, &args)? };
+    let mut code = ExitCode::SUCCESS;
+    let mut leaving = Vec::new();
+    for one in doomed {
+        match delete(&client, &args, &one).await {
+            Ok(uid) => leaving.extend(uid.map(|uid| (one, uid))),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    if args.wait && !args.dry_run {
+        let work = async {
+            for (one, uid) in &leaving {
+                gone(&client, one, uid).await?;
+            }
+            Ok(())
+        };
+        super::within(args.timeout, "the objects to be gone", work).await?;
+    }
+    Ok(code)
+}
+
+async fn named(client: &Client, args: &Args) -> Result<Vec<Doomed>> {
+    let mut doomed = Vec::new();
+    for Target { kind, name } in target::targets(&args.what)? {
+        match (name, &args.selector, args.all) {
+            (Some(name), None, false) => doomed.push(Doomed { kind, namespace: client.namespace_of(kind), name }),
+            (Some(_), ..) => bail!("names cannot be given together with -l or --all"),
+            (None, None, false) => bail!("name the {} to delete, or give -l or --all", kind.plural()),
+            (None, selector, _) => {
+                let list = ListRequest {
+                    kind: kind.name().to_owned(),
+                    namespace: client.namespace_of(kind),
+                    label_selector: selector.clone().unwrap_or_default(),
+                    ..ListRequest::default()
+                };
+                let (objects, _) = client.list(list).await?;
+                doomed.extend(objects.iter().map(|object| {
+                    let meta = object.meta();
+                    Doomed { kind, namespace: meta.namespace.clone(), name: meta.name.clone() }
+                }));
+            }
+        }
+    }
+    Ok(doomed)
+}
+
+/// The objects of manifests, last first: what was made last needs the others most.
+fn of_files(client: &Client, args: &Args) -> Result<Vec<Doomed>> {
+    let mut doomed = Vec::new();
+    for source in manifest::read(&args.filename, false)? {
+        for document in source.documents {
+            let text = |at: &str| document.pointer(at).and_then(|value| value.as_str()).unwrap_or_default();
+            let kind = target::kind(text("/kind")).map_err(|error| error.context(source.name.clone()))?;
+            let name = text("/metadata/name").to_owned();
+            if name.is_empty() {
+                bail!("{}: metadata.name: Required value", source.name);
+            }
+            let namespace = match text("/metadata/namespace") {
+                "" => client.namespace_of(kind),
+                own => own.to_owned(),
+            };
+            doomed.push(Doomed { kind, namespace, name });
+        }
+    }
+    doomed.reverse();
+    Ok(doomed)
+}
+
+/// Asks for an object to go; gives its uid if it is still on its way.
+async fn delete(client: &Client, args: &Args, one: &Doomed) -> Result<Option<String>> {
+    let propagation = match args.cascade {
+        Cascade::Background => Propagation::Background,
+        Cascade::Foreground => Propagation::Foreground,
+        Cascade::Orphan => Propagation::Orphan,
+    };
+    let request = DeleteRequest {
+        kind: one.kind.name().to_owned(),
+        namespace: one.namespace.clone(),
+        name: one.name.clone(),
+        propagation: propagation.into(),
+        grace_period_seconds: if args.force { Some(0) } else { args.grace_period },
+        dry_run: args.dry_run,
+        ..DeleteRequest::default()
+    };
+    let answer = match client.api.clone().delete(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) if status.code() == Code::NotFound && args.ignore_not_found => return Ok(None),
+        Err(status) => return Err(client.refused(&status)),
+    };
+    let how = match (args.dry_run, args.force) {
+        (true, _) => " (dry run)",
+        (false, true) => " by force: if its node still runs it, two of a kind may run",
+        (false, false) => "",
+    };
+    println!("{} {:?} deleted{how}", output::typed(one.kind), one.name);
+    Ok(answer.object.filter(|_| !answer.gone).map(|object| object.meta().uid.clone()))
+}
+
+/// Returns when the object is gone; another of the same name is not it.
+async fn gone(client: &Client, one: &Doomed, uid: &str) -> Result<()> {
+    let mut request = super::watch_of(client, one.kind, &one.name);
+    request.namespace.clone_from(&one.namespace);
+    let mut follow = Follow::new(client, request);
+    let mut there = false;
+    loop {
+        match follow.next().await? {
+            Told::Is(object) if object.meta().uid == uid => there = true,
+            Told::Is(_) | Told::Gone(_) => return Ok(()),
+            Told::Current if !there => return Ok(()),
+            Told::Current => {}
+            Told::Anew => there = false,
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! `berth describe`: one object in full, for people, with its events.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use pb::{
+    Kind,
+    api::v1::{ListRequest, Object as AnyObject},
+};
+use serde_json::Value;
+
+use crate::{
+    age,
+    client::Client,
+    output::{self, table::Table},
+    target,
+};
+
+/// Flags of `berth describe`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// What: `pod web-0`, `sts/web`, or a kind for all of its objects
+    #[arg(required = true, value_name = "KIND [NAME...] | KIND/NAME")]
+    what: Vec<String>,
+    /// Only objects with these labels
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    selector: String,
+}
+
+/// Where values begin.
+const VALUES: usize = 20;
+
+/// Describes.
+pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
+    let mut objects = Vec::new();
+    for target in target::targets(&args.what)? {
+        match &target.name {
+            Some(name) => objects.push(client.get(target.kind, name).await?),
+            None => {
+                let list = ListRequest {
+                    kind: target.kind.name().to_owned(),
+                    namespace: client.namespace_of(target.kind),
+                    label_selector: args.selector.clone(),
+                    ..ListRequest::default()
+                };
+                objects.extend(client.list(list).await?.0);
+            }
+        }
+    }
+    for (at, object) in objects.iter().enumerate() {
+        let events = events(&client, object).await?;
+        let gap = if at > 0 { "\n\n" } else { "" };
+        print!("{gap}{}{}", described(object, Timestamp::now())?, events);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An object as indented text.
+fn described(object: &AnyObject, now: Timestamp) -> Result<String> {
+    let meta = object.meta();
+    let mut out = String::new();
+    line(&mut out, 0, "Name", &meta.name);
+    if !meta.namespace.is_empty() {
+        line(&mut out, 0, "Namespace", &meta.namespace);
+    }
+    if let Some(born) = &meta.creation_timestamp {
+        line(&mut out, 0, "Created", &format!("{born} ({} ago)", age::since(Some(born), now)));
+    }
+    if let Some(end) = &meta.deletion_timestamp {
+        let grace = meta.deletion_grace_period_seconds.unwrap_or(0);
+        line(&mut out, 0, "Terminating", &format!("until {end} (grace period {grace}s)"));
+    }
+    for (title, map) in [("Labels", &meta.labels), ("Annotations", &meta.annotations)] {
+        // What apply remembers repeats the object.
+        let shown: Vec<_> = map.iter().filter(|(key, _)| !key.ends_with("/last-applied-configuration")).collect();
+        if shown.is_empty() {
+            line(&mut out, 0, title, "<none>");
+        }
+        for (at, (key, value)) in shown.iter().enumerate() {
+            line(&mut out, 0, if at == 0 { title } else { "" }, &format!("{key}={value}"));
+        }
+    }
+    for owner in meta.owner_references.iter().filter(|owner| owner.controller == Some(true)) {
+        line(&mut out, 0, "Controlled By", &format!("{}/{}", owner.kind, owner.name));
+    }
+    if let Value::Object(fields) = output::to_json(object)? {
+        let rest = fields.into_iter().filter(|(key, _)| !["apiVersion", "kind", "metadata"].contains(&key.as_str()));
+        let secret = object.kind() == Some(Kind::Secret);
+        for (key, value) in rest {
+            match (&value, key.as_str()) {
+                (Value::Object(data), "data") if secret => {
+                    out.push_str("Data:\n");
+                    for (key, bytes) in data {
+                        let size = bytes.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4);
+                        line(&mut out, 1, key, &format!("{size} bytes"));
+                    }
+                }
+                _ => field(&mut out, 0, &title(&key), &value),
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn line(out: &mut String, depth: usize, title: &str, value: &str) {
+    let indent = "  ".repeat(depth);
+    let head = if title.is_empty() { indent } else { format!("{indent}{title}:") };
+    let pad = VALUES.saturating_sub(head.chars().count()).max(1);
+    out.push_str(&format!("{head}{}{value}\n", " ".repeat(pad)));
+}
+
+fn field(out: &mut String, depth: usize, title: &str, value: &Value) {
+    match value {
+        Value::Null => {}
+        Value::Object(fields) if fields.is_empty() => {}
+        Value::Array(items) if items.is_empty() => {}
+        Value::Array(items) if title == "Conditions" => conditions(out, depth, items),
+        Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
+            line(out, depth, title, &items.iter().map(plain).collect::<Vec<_>>().join(" "));
+        }
+        Value::Array(items) => {
+            out.push_str(&format!("{}{title}:\n", "  ".repeat(depth)));
+            for item in items {
+                element(out, depth + 1, item);
+            }
+        }
+        Value::Object(fields) => {
+            out.push_str(&format!("{}{title}:\n", "  ".repeat(depth)));
+            fields.iter().for_each(|(key, value)| field(out, depth + 1, &self::title(key), value));
+        }
+        value => line(out, depth, title, &plain(value)),
+    }
+}
+
+/// An element of a list stands under its name, if it has one.
+fn element(out: &mut String, depth: usize, item: &Value) {
+    let indent = "  ".repeat(depth);
+    let Value::Object(fields) = item else {
+        out.push_str(&format!("{indent}- {}\n", plain(item)));
+        return;
+    };
+    let name = fields.get("name").or_else(|| fields.get("metadata")?.get("name")).and_then(Value::as_str);
+    out.push_str(&format!("{indent}{}:\n", name.unwrap_or("-")));
+    for (key, value) in fields.iter().filter(|(key, _)| *key != "name") {
+        field(out, depth + 1, &title(key), value);
+    }
+}
+
+fn conditions(out: &mut String, depth: usize, items: &[Value]) {
+    let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
+    let mut table = Table::new(["Type", "Status", "Since", "Reason", "Message"]);
+    for item in items {
+        table.push(["type", "status", "lastTransitionTime", "reason", "message"].map(|key| text(item, key)));
+    }
+    out.push_str(&format!("{}Conditions:\n", "  ".repeat(depth)));
+    for row in table.to_string().lines() {
+        out.push_str(&format!("{}{row}\n", "  ".repeat(depth + 1)));
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.replace('\n', "\\n"),
+        other => other.to_string(),
+    }
+}
+
+/// podManagementPolicy -> Pod Management Policy; keys of the user's stay as they are.
+fn title(key: &str) -> String {
+    if !key.chars().all(|c| c.is_ascii_alphanumeric()) || key.starts_with(|c: char| !c.is_ascii_lowercase()) {
+        return key.to_owned();
+    }
+    let mut out = String::new();
+    for (at, c) in key.char_indices() {
+        let after_lower = key[..at].ends_with(|c: char| c.is_ascii_lowercase());
+        if c.is_ascii_uppercase() && after_lower {
+            out.push(' ');
+        }
+        out.push(if at == 0 { c.to_ascii_uppercase() } else { c });
+    }
+    out
+}
+
+async fn events(client: &Client, object: &AnyObject) -> Result<String> {
+    let Some(kind) = object.kind() else { return Ok(String::new()) };
+    let meta = object.meta();
+    let list = ListRequest {
+        kind: Kind::Event.name().to_owned(),
+        namespace: meta.namespace.clone(),
+        field_selector: format!("involvedObject.kind={kind},involvedObject.name={}", meta.name),
+        ..ListRequest::default()
+    };
+    let (mut events, _) = client.list(list).await?;
+    let key = |event: &AnyObject| {
+        let event = <pb::objects::Event as pb::Object>::peek(event);
+        event.and_then(|event| event.last_timestamp).map_or((0, 0), |time| (time.seconds, time.nanos))
+    };
+    events.sort_by_key(key);
+    if events.is_empty() {
+        return Ok(format!("{:VALUES$}<none>\n", "Events:"));
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(["Age", "Type", "Reason", "From", "Message"]);
+    for event in events.iter().filter_map(<pb::objects::Event as pb::Object>::peek) {
+        let last = age::since(event.last_timestamp.as_ref(), now);
+        let times = if event.count > 1 { format!("{last} (x{})", event.count) } else { last };
+        let from = event.source.as_ref().map_or(String::new(), |source| source.component.clone());
+        table.push([times, event.r#type.clone(), event.reason.clone(), from, event.message.trim().to_owned()]);
+    }
+    let rows: String = table.to_string().lines().map(|row| format!("  {row}\n")).collect();
+    Ok(format!("Events:\n{rows}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reads_well() {
+        let set = json!({
+            "metadata": {"name": "web", "namespace": "default", "labels": {"app": "nginx"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"replicas": 3, "podManagementPolicy": "OrderedReady", "selector": {"matchLabels": {"app": "nginx"}}},
+            "status": {"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:30Z"}]},
+        });
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let text = described(&AnyObject::from_json(Kind::StatefulSet, set).unwrap(), now).unwrap();
+        assert!(text.starts_with("Name:               web\nNamespace:          default\nCreated:            2026-01-01T00:00:00Z (60s ago)\nLabels:             app=nginx\nAnnotations:        <none>\n"), "{text}");
+        assert!(text.contains("\n  Replicas:         3\n"), "{text}");
+        assert!(text.contains("  Type        Status   Since                  Reason   Message\n"), "{text}");
+    }
+
+    #[test]
+    fn titles() {
+        assert_eq!(title("podManagementPolicy"), "Pod Management Policy");
+        assert_eq!(title("podIP"), "Pod IP");
+        assert_eq!(title("app.kubernetes.io/name"), "app.kubernetes.io/name");
+    }
+}
