@@ -108,7 +108,9 @@ impl EtcdStore {
     /// [`Error::Unavailable`].
     pub async fn version(&self) -> Result<String> {
         let status = self.links.ask(|link| async move { link.maintenance().status().await }).await;
-        Ok(status.map_err(simple)?.version().to_owned())
+        let status = status.map_err(simple)?;
+        self.saw(status.header());
+        Ok(status.version().to_owned())
     }
 
     /// Forgets what was before a revision.

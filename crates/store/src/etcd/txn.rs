@@ -37,7 +37,8 @@ const HISTORY: usize = 50_000;
 /// Makes changes under conditions.
 pub(super) async fn commit(links: &Links, txn: &Txn) -> Result<TxnOutcome> {
     txn.check()?;
-    let began = links.seen();
+    // Revision 1 is that of an empty etcd, the only one without an event.
+    let began = links.seen().max(1);
     let mut attempts = links.attempts();
     // Why it may have taken effect without our knowing.
     let mut doubt: Option<String> = None;
