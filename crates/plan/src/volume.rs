@@ -271,11 +271,7 @@ pub fn bind(
 ) -> (PersistentVolumeClaim, PersistentVolume) {
     let name = volume_name(claim);
     let spec = claim.spec.clone().unwrap_or_default();
-    let size = if made.volume.capacity_bytes > 0 {
-        Some(Quantity { value: made.volume.capacity_bytes.to_string() })
-    } else {
-        requested_size(claim).cloned()
-    };
+    let size = size(claim, made.volume);
     let capacity: BTreeMap<_, _> = size.into_iter().map(|size| (STORAGE.to_owned(), size)).collect();
     let mode = spec.volume_mode.clone().unwrap_or_else(|| "Filesystem".to_owned());
 
@@ -329,6 +325,16 @@ pub fn bind(
         ..claim.status.unwrap_or_default()
     });
     (claim, volume)
+}
+
+/// The size of a volume: as the claim has it, if the driver made it so or does not say.
+fn size(claim: &PersistentVolumeClaim, made: &csi::Volume) -> Option<Quantity> {
+    let actual = made.capacity_bytes;
+    let as_wanted = |wanted: &&Quantity| {
+        actual == 0 || wanted.value.parse().is_ok_and(|wanted: model::quantity::Quantity| wanted.as_units() == actual)
+    };
+    let in_bytes = || (actual > 0).then(|| Quantity { value: actual.to_string() });
+    requested_size(claim).filter(as_wanted).cloned().or_else(in_bytes)
 }
 
 /// A driver's places as a condition on nodes. None: reachable from everywhere.

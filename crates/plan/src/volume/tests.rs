@@ -70,6 +70,18 @@ fn a_bound_pair_finds_each_other_again() {
 }
 
 #[test]
+fn the_size_is_what_the_driver_made_in_the_users_words_if_they_fit() {
+    let sized = |bytes| {
+        let volume = csi::Volume { capacity_bytes: bytes, ..made() };
+        let made = Made { volume: &volume, node: "n1", uid: "u", now: Timestamp::UNIX_EPOCH };
+        let (claim, volume) = bind(&claim(), &class("fast", 1, false), made);
+        assert_eq!(claim.status.unwrap().capacity, volume.spec.as_ref().unwrap().capacity);
+        volume.spec.unwrap().capacity[STORAGE].value.clone()
+    };
+    assert_eq!([0, 1 << 30, 2 << 30].map(sized), ["1Gi", "1Gi", "2147483648"]);
+}
+
+#[test]
 fn the_volume_of_another_uid_is_never_taken() {
     let (mut claim, volume) = pair();
     claim.meta_mut().uid = "8".into();
