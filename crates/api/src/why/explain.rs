@@ -187,7 +187,10 @@ impl Answer<'_> {
         };
         let mut events: Vec<_> = self.facts.events.iter().filter(mine).copied().collect();
         events.sort_by_key(|event| std::cmp::Reverse(event.last_timestamp.map(|time| (time.seconds, time.nanos))));
-        for event in events.into_iter().take(EVENTS) {
+        // An event often only repeats what the pod's own conditions say.
+        let said = |message: &str| self.reasons.iter().any(|reason| reason.message.contains(message));
+        let news: Vec<_> = events.into_iter().filter(|event| !said(&event.message)).take(EVENTS).collect();
+        for event in news {
             self.add(object.clone(), &event.reason, event.message.clone(), event.last_timestamp, String::new());
         }
     }
