@@ -40,7 +40,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<()> {
     let volumes = channel::connect(&config.volumes).context("--volumes")?;
     // The address is taken first: it is this process's identity, and nobody else can have it.
     let server = Server::new("controller", config.common.listen).bind().await?;
-    let identity = server.local_addr().unwrap_or(config.common.listen).to_string();
+    let identity = server.identity();
     let parts = Parts {
         store: config.etcd.connect().await?,
         placer: Arc::new(RemotePlacer(SchedulerServiceClient::new(scheduler))),

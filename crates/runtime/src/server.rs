@@ -122,6 +122,27 @@ impl Bound {
         }
     }
 
+    /// A name for the place that this server holds, which no two living processes can hold: the boot of a machine, a
+    /// network namespace in it, an address bound there. A process that finds its own identity in the store knows that
+    /// whoever wrote it is dead (see [`crate::leader`]).
+    pub fn identity(&self) -> String {
+        let address = match &self.listener {
+            Listener::Tcp(listener) => listener.local_addr().map(|address| address.to_string()),
+            Listener::Unix(_) => Ok(format!("process {}", std::process::id())),
+        };
+        let parts = || -> std::io::Result<String> {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+            let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+            let network = std::fs::read_link("/proc/self/ns/net")?;
+            Ok(format!("{}/{}/{}/{}", host.trim(), boot.trim(), network.display(), address?))
+        };
+        // Without such a name nobody is succeeded: a restart then waits for the lease to end.
+        parts().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no lasting identity for this process");
+            format!("process {} at {:?}", std::process::id(), std::time::SystemTime::now())
+        })
+    }
+
     /// Serves until the token is cancelled, then lets calls in flight end for a short time.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<()> {
         let Self { server, listener } = self;

@@ -51,7 +51,8 @@ pub fn init(service: &'static str, args: &TelemetryArgs) -> anyhow::Result<Telem
         });
         tracing_opentelemetry::layer().with_tracer(provider.tracer(service)).with_filter(own)
     });
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let format =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let lines = match args.log_format {
         LogFormat::Text => format.boxed(),
         LogFormat::Json => format.json().flatten_event(true).boxed(),

@@ -56,7 +56,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let scheduler = Scheduler::start(store, volumes, &tasks);
     let server = Server::new("scheduler", config.common.listen);
     let bound = server.service(SchedulerServiceServer::new(scheduler.clone())).bind().await?;
-    let identity = bound.local_addr().unwrap_or(config.common.listen).to_string();
+    let identity = bound.identity();
     scheduler.lead(identity, &tasks);
     let result = bound.serve(shutdown).await;
     tasks.finish(Duration::from_secs(2)).await;
