@@ -11,6 +11,7 @@ mod identity;
 mod order;
 mod revisions;
 mod status;
+mod update;
 mod world;
 
 use std::fmt;
@@ -65,6 +66,11 @@ pub const INVARIANTS: &[Invariant] = &[
         id: "I8",
         rule: "OrderedReady: scale-down removes the highest pod, after the one above it is gone",
         test: Test::Step(order::removed_in_order),
+    },
+    Invariant {
+        id: "I9",
+        rule: "a pod in range is taken away only for an update: the highest first, not below the partition, within budget",
+        test: Test::Step(update::from_the_top),
     },
     Invariant {
         id: "I10",

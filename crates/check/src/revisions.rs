@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Label of a pod: the name of its revision.
-const REVISION_LABEL: &str = "controller-revision-hash";
+pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// No two revisions of a set have the same number or the same template.
 pub(crate) fn distinct(world: &World, findings: &mut Findings) {
@@ -91,7 +91,7 @@ fn keeps_back(set: &StatefulSet, pod: &Pod) -> bool {
 }
 
 /// Equal once defaults are filled in: an older version may have stored fewer.
-fn same(one: Option<&PodTemplateSpec>, other: Option<&PodTemplateSpec>) -> bool {
+pub(crate) fn same(one: Option<&PodTemplateSpec>, other: Option<&PodTemplateSpec>) -> bool {
     let defaulted = |template: Option<&PodTemplateSpec>| {
         template.cloned().map(|mut template| {
             model::default::pod_template(&mut template);
