@@ -36,12 +36,7 @@ impl Failed {
 }
 
 /// Does one action.
-pub async fn perform(
-    shared: &Shared,
-    bundle: &PodBundle,
-    runtime: &Runtime,
-    action: &Action,
-) -> Result<(), Failed> {
+pub async fn perform(shared: &Shared, bundle: &PodBundle, runtime: &Runtime, action: &Action) -> Result<(), Failed> {
     // The gate is never closed.
     let turn = || async { shared.gate.acquire().await.ok() };
     match action {
@@ -58,9 +53,7 @@ pub async fn perform(
             let _turn = turn().await;
             run_sandbox(shared, bundle, *attempt).await
         }
-        Action::StopSandbox { id } => {
-            shared.cri.stop_sandbox(id).await.map_err(Failed::status("FailedKillPod"))
-        }
+        Action::StopSandbox { id } => shared.cri.stop_sandbox(id).await.map_err(Failed::status("FailedKillPod")),
         Action::DiscardSandbox { id } => {
             shared.cri.stop_sandbox(id).await.map_err(Failed::status("FailedKillPod"))?;
             shared.cri.remove_sandbox(id).await.map_err(Failed::status("FailedKillPod"))

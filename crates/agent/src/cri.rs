@@ -81,7 +81,9 @@ pub struct FoundPod {
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// It is not there.
-    #[error("image {0:?} is not on this node, and Berth pulls none: import it, for example with `ctr -n k8s.io images import FILE.tar`")]
+    #[error(
+        "image {0:?} is not on this node, and Berth pulls none: import it, for example with `ctr -n k8s.io images import FILE.tar`"
+    )]
     Missing(String),
     /// The runtime did not answer.
     #[error("cannot look up image {image:?}: {status}")]
@@ -128,9 +130,11 @@ impl Cri {
         let mine = HashMap::from([(label::NODE.to_owned(), self.node.to_string())]);
         let mut client = self.runtime.clone();
         let filter = cri::PodSandboxFilter { label_selector: mine.clone(), ..Default::default() };
-        let sandboxes = within(LOOK, client.list_pod_sandbox(cri::ListPodSandboxRequest { filter: Some(filter) })).await?;
+        let sandboxes =
+            within(LOOK, client.list_pod_sandbox(cri::ListPodSandboxRequest { filter: Some(filter) })).await?;
         let filter = cri::ContainerFilter { label_selector: mine, ..Default::default() };
-        let containers = within(LOOK, client.list_containers(cri::ListContainersRequest { filter: Some(filter) })).await?;
+        let containers =
+            within(LOOK, client.list_containers(cri::ListContainersRequest { filter: Some(filter) })).await?;
         let grace = |annotations: &HashMap<String, String>| {
             annotations.get(annotation::GRACE).and_then(|text| text.parse().ok()).map(Duration::from_secs)
         };

@@ -15,7 +15,9 @@ use parking_lot::Mutex;
 use pb::{
     csi::v1::{
         NodeGetCapabilitiesRequest, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
-        NodeUnstageVolumeRequest, VolumeCapability, node_client::NodeClient, node_service_capability,
+        NodeUnstageVolumeRequest, VolumeCapability,
+        node_client::NodeClient,
+        node_service_capability,
         volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
     },
     objects::PersistentVolume,
@@ -152,10 +154,14 @@ impl Drivers {
 
     fn staging_path(&self, which: &Published) -> PathBuf {
         // The driver's ids may hold any character.
-        let name: String = which.volume.bytes().map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(b).to_string(),
-            other => format!("%{other:02x}"),
-        }).collect();
+        let name: String = which
+            .volume
+            .bytes()
+            .map(|b| match b {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(b).to_string(),
+                other => format!("%{other:02x}"),
+            })
+            .collect();
         self.staging.join(&which.driver).join(name)
     }
 
@@ -205,29 +211,20 @@ impl Drivers {
         called("NodePublishVolume", &which, client.node_publish_volume(request)).await?;
         match mounts::is_mount_point(target) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(CsiError::NotMounted {
-                driver: which.driver,
-                volume: which.volume,
-                target: target.to_owned(),
-            }),
+            Ok(false) => {
+                Err(CsiError::NotMounted { driver: which.driver, volume: which.volume, target: target.to_owned() })
+            }
             Err(error) => Err(CsiError::Io { path: target.to_owned(), error }),
         }
     }
 
     /// Undoes [`Drivers::publish`]; unstages too unless `in_use` says that another pod has the volume. Idempotent.
-    pub async fn unpublish(
-        &self,
-        which: &Published,
-        target: &Path,
-        in_use: impl Fn() -> bool,
-    ) -> Result<(), CsiError> {
+    pub async fn unpublish(&self, which: &Published, target: &Path, in_use: impl Fn() -> bool) -> Result<(), CsiError> {
         let turn = self.turn(which);
         let _turn = turn.lock().await;
         let mut client = self.client(&which.driver)?;
-        let request = NodeUnpublishVolumeRequest {
-            volume_id: which.volume.clone(),
-            target_path: target.display().to_string(),
-        };
+        let request =
+            NodeUnpublishVolumeRequest { volume_id: which.volume.clone(), target_path: target.display().to_string() };
         called("NodeUnpublishVolume", which, client.node_unpublish_volume(request)).await?;
         if in_use() || !self.stages(which).await? {
             return Ok(());

@@ -55,7 +55,9 @@ fn value(
         Some(EnvVarSource { field_ref: Some(field), .. }) => self::field(bundle, &field.field_path, place).map(Some),
         Some(EnvVarSource { config_map_key_ref: Some(key), .. }) => config_map_key(bundle, key),
         Some(EnvVarSource { secret_key_ref: Some(key), .. }) => secret_key(bundle, key),
-        Some(_) => Err("valueFrom names no source that Berth supports: use fieldRef, configMapKeyRef or secretKeyRef".into()),
+        Some(_) => {
+            Err("valueFrom names no source that Berth supports: use fieldRef, configMapKeyRef or secretKeyRef".into())
+        }
     }
 }
 

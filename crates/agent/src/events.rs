@@ -9,8 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stream::{Feed, follow};
 
-/// CRI's own namespace in containerd, and the events about processes.
-const FILTER: &str = "namespace==k8s.io,topic~=|^/tasks/(exit|start|oom|delete)$|";
+/// Events about processes in CRI's own namespace: any of these.
+const FILTERS: [&str; 4] = [
+    r#"namespace=="k8s.io",topic=="/tasks/exit""#,
+    r#"namespace=="k8s.io",topic=="/tasks/start""#,
+    r#"namespace=="k8s.io",topic=="/tasks/oom""#,
+    r#"namespace=="k8s.io",topic=="/tasks/delete""#,
+];
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +49,7 @@ pub async fn listen(url: &str, shutdown: CancellationToken, mut tell: impl FnMut
 
 async fn subscribe(mut client: EventsClient<Channel>) -> Result<tonic::Streaming<Envelope>, tonic::Status> {
     // The answer's headers come with the first event: there is nothing to wait for with a deadline.
-    Ok(client.subscribe(SubscribeRequest { filters: vec![FILTER.to_owned()] }).await?.into_inner())
+    Ok(client.subscribe(SubscribeRequest { filters: FILTERS.map(str::to_owned).into() }).await?.into_inner())
 }
 
 /// None for what says nothing about a container.

@@ -30,11 +30,7 @@ impl Metrics {
         };
         runtime::metrics::register(|registry| {
             registry.register("agent_pods", "Pods that have a worker", metrics.pods.clone());
-            registry.register(
-                "agent_started_containers",
-                "Containers started",
-                metrics.started_containers.clone(),
-            );
+            registry.register("agent_started_containers", "Containers started", metrics.started_containers.clone());
             registry.register("agent_failed_steps", "Steps that failed and were put off", metrics.failed_steps.clone());
             registry.register("agent_sandbox_seconds", "Time to make a sandbox", metrics.sandbox_seconds.clone());
         });

@@ -98,9 +98,14 @@ async fn start(
     let settled = pods.clone();
     tasks.spawn(
         "report",
-        shared.reporter.clone().run(api.clone(), config.node_name.clone(), token.clone(), move |uid, stopped, outcome| {
-            settled.settled(uid, stopped, outcome);
-        }),
+        shared.reporter.clone().run(
+            api.clone(),
+            config.node_name.clone(),
+            token.clone(),
+            move |uid, stopped, outcome| {
+                settled.settled(uid, stopped, outcome);
+            },
+        ),
     );
 
     let Some(registration) = first(registration).await else { return Ok(()) };

@@ -62,12 +62,14 @@ impl Pods {
         desired: Desired,
         grace: Option<std::time::Duration>,
     ) {
-        let same_name =
-            |other: &&Handle| other.reference.namespace == reference.namespace && other.reference.name == reference.name;
+        let same_name = |other: &&Handle| {
+            other.reference.namespace == reference.namespace && other.reference.name == reference.name
+        };
         let predecessors = workers.values().filter(same_name).map(|handle| handle.done.clone()).collect();
         let (sender, receiver) = watch::channel(desired);
         let (mailbox, done) = (Arc::new(Mailbox::default()), CancellationToken::new());
-        let worker = Worker::new(self.shared.clone(), reference.clone(), receiver, mailbox.clone(), predecessors, grace);
+        let worker =
+            Worker::new(self.shared.clone(), reference.clone(), receiver, mailbox.clone(), predecessors, grace);
         let span = tracing::info_span!("pod", name = name(&reference), uid = reference.uid);
         let (finished, pods) = (done.clone(), self.shared.metrics.pods.clone());
         pods.inc();

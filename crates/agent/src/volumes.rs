@@ -262,7 +262,8 @@ fn mount_tmpfs(target: &Path, options: &str) -> Result<(), VolumeError> {
         return Ok(());
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options)).map_err(|e| io_error(target)(e.into()))
+    nix::mount::mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options))
+        .map_err(|e| io_error(target)(e.into()))
 }
 
 /// Writes keys as files: all, or those that `items` names, at their paths.
@@ -350,11 +351,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let manager = VolumeManager::new(dir.path(), dir.path());
         let item = KeyToPath { key: "b".into(), path: "sub/two".into(), mode: Some(0o400) };
-        let scratch = Volume {
-            name: "scratch".into(),
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..Default::default()
-        };
+        let scratch =
+            Volume { name: "scratch".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() };
         let bundle = bundle(vec![config(vec![item]), scratch]);
         manager.mount(&bundle).await.unwrap();
         manager.mount(&bundle).await.unwrap();
@@ -374,7 +372,9 @@ mod tests {
     async fn refuses_paths_that_leave_the_volume_and_names_what_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         let manager = VolumeManager::new(dir.path(), dir.path());
-        for (key, path, says) in [("a", "../x", "must be relative"), ("a", "/x", "must be relative"), ("c", "c", "key \"c\"")] {
+        for (key, path, says) in
+            [("a", "../x", "must be relative"), ("a", "/x", "must be relative"), ("c", "c", "key \"c\"")]
+        {
             let item = KeyToPath { key: key.into(), path: path.into(), mode: None };
             let error = manager.mount(&bundle(vec![config(vec![item])])).await.unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

@@ -158,7 +158,7 @@ impl Worker {
             let desired = self.desired.borrow_and_update().clone();
             let (bundle, wanted) = self.wanted(&desired);
             if let Desired::Known(bundle) = &desired {
-                self.last = Some(bundle.clone());
+                self.know(bundle);
             }
             let runtime = match self.shared.cri.observe(&self.reference.uid).await {
                 Ok(runtime) => runtime,
@@ -203,6 +203,19 @@ impl Worker {
                 (Arc::new(PodBundle { pod: Some(pod), ..Default::default() }), Wanted::Stop { grace })
             }
         }
+    }
+
+    /// What is new may be what a failed step was waiting for.
+    fn know(&mut self, bundle: &Arc<PodBundle>) {
+        let spec = |bundle: &PodBundle| bundle.pod.as_ref().and_then(|pod| pod.spec.clone());
+        let same = |last: &Arc<PodBundle>| {
+            (&last.volumes, &last.config_maps, &last.secrets) == (&bundle.volumes, &bundle.config_maps, &bundle.secrets)
+                && spec(last) == spec(bundle)
+        };
+        if !self.last.as_ref().is_some_and(same) {
+            self.failures.clear();
+        }
+        self.last = Some(bundle.clone());
     }
 
     fn index(&self, runtime: &Runtime) {
@@ -366,9 +379,9 @@ impl Worker {
     ) {
         let only_stops = actions.iter().all(|action| matches!(action, Action::StopContainer { .. }));
         let shared = self.shared.clone();
-        let acts = actions.iter().map(|action| {
-            act::perform(&shared, bundle, runtime, action).map(move |result| (action.clone(), result))
-        });
+        let acts = actions
+            .iter()
+            .map(|action| act::perform(&shared, bundle, runtime, action).map(move |result| (action.clone(), result)));
         let mut all = std::pin::pin!(join_all(acts));
         let results = loop {
             let report_due = self.report_due(wanted);
@@ -407,8 +420,11 @@ impl Worker {
                 self.shared.metrics.failed_steps.inc();
                 let tries = self.failures.get(&step).map_or(0, |(tries, _)| *tries);
                 let wait = RETRY.0.saturating_mul(1 << tries.min(10)).min(RETRY.1);
-                let failure =
-                    Failure { reason: failed.reason.to_owned(), message: failed.message, retry_at: Timestamp::now() + wait };
+                let failure = Failure {
+                    reason: failed.reason.to_owned(),
+                    message: failed.message,
+                    retry_at: Timestamp::now() + wait,
+                };
                 self.failures.insert(step, (tries + 1, failure));
             }
         }
