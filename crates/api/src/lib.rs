@@ -30,7 +30,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use pb::{agent::v1::node_service_server::NodeServiceServer, api::v1::api_service_server::ApiServiceServer};
-use runtime::{CancellationToken, Server, Tasks};
+use runtime::{CancellationToken, Server, Tasks, backoff::Backoff};
 use store::Store;
 
 pub use config::{Config, Settings};
@@ -56,10 +56,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Starts to follow a store, and makes what every cluster has. The tasks live as long as their owner.
+    /// Starts to follow a store, and makes what every cluster has; waits for a store that is away. The tasks live as
+    /// long as their owner.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// When what every cluster has is refused.
     pub async fn start(store: Arc<dyn Store>, settings: Settings, tasks: &Tasks) -> anyhow::Result<Arc<Self>> {
         let shared = Arc::new(Self {
             caches: Caches::start(&store, tasks),
@@ -73,7 +74,16 @@ impl Shared {
         tasks.spawn("index pods by node", node::index(shared.clone()));
         tasks.spawn("tabulate endpoints", node::tabulate(shared.clone()));
         shared.caches.synced().await;
-        shared.bootstrap().await.context("make the namespace and the storage class that every cluster has")?;
+        let mut failures = 0;
+        while let Err(error) = shared.bootstrap().await {
+            // The store may be away for a while; anything else does not pass by itself.
+            if !matches!(error, error::Error::Store(_)) {
+                return Err(error).context("make the namespace and the storage class that every cluster has");
+            }
+            failures += 1;
+            tracing::warn!(%error, failures, "cannot make what every cluster has; trying again");
+            tokio::time::sleep(Backoff::RECONNECT.after(failures)).await;
+        }
         Ok(shared)
     }
 
@@ -88,7 +98,7 @@ impl Shared {
 /// Runs the API service until the token is cancelled.
 ///
 /// # Errors
-/// When the store cannot be reached at the start, or the address is taken.
+/// When the flags name no store, or the address is taken.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let settings = config.settings();
     let store = config.etcd.connect().await?;

@@ -21,6 +21,7 @@ over_both_stores!(
     a_stopped_pod_goes,
     a_bundle_grows_with_what_the_pod_needs,
     endpoints_follow_pods,
+    many_nodes_share_a_connection,
 );
 
 fn node(name: &str) -> Node {
@@ -204,4 +205,20 @@ async fn endpoints_follow_pods(h: &Harness) {
     h.delete("service", "nginx").await.unwrap();
     let Some(Change::Removed(gone)) = next(&mut endpoints).await.change else { panic!() };
     assert_eq!(gone.name, "nginx");
+}
+
+/// One process stands for many hollow nodes; their streams must not wait for each other.
+async fn many_nodes_share_a_connection(h: &Harness) {
+    let names: Vec<_> = (0..500).map(|at| format!("hollow-{at}")).collect();
+    let mut streams = futures::future::join_all(names.iter().map(|name| watch_pods(h, name))).await;
+    for stream in &mut streams {
+        assert_eq!(next(stream).await.change, Some(Change::Synced(true)));
+    }
+    for name in &names {
+        h.create(pod(name, name)).await.unwrap();
+    }
+    for (stream, name) in streams.iter_mut().zip(&names) {
+        let Some(Change::Upsert(bundle)) = next(stream).await.change else { panic!() };
+        assert_eq!(bundle.pod.unwrap().name(), name);
+    }
 }
