@@ -118,3 +118,46 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     }
     ExitCode::FAILURE
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_type_is_understood() {
+        let lines = [
+            "berth get pods",
+            "berth -n db get pods,pvc -o wide",
+            "berth get pods -n db -A -l app=web,tier!=x -w",
+            "berth apply -f a.yaml -f - --dry-run --validate=warn",
+            "berth delete sts/web --cascade=orphan --wait=false",
+            "berth delete pod web-0 --grace-period 0",
+            "berth scale sts web --replicas 3",
+            "berth scale --replicas=3 sts/web",
+            "berth exec web-0 -c nginx -- sh -c 'exit 3'",
+            "berth exec -n db web-0 -- ls -l /",
+            "berth logs web-0 -f --tail 10 --previous --timestamps",
+            "berth rollout status sts/web --timeout 120s",
+            "berth rollout status sts/web --watch=false",
+            "berth wait pod/web-1 --for deleted --timeout 60s",
+            "berth wait --for=condition=Ready pod web-1",
+            "berth why web-2",
+            "berth lab up --nodes 3",
+            "berth lab kill api --wait",
+            "berth api --listen 127.0.0.1:7440 --etcd http://a:2379,http://b:2379",
+            "berth csi-local --endpoint unix:///x.sock",
+        ];
+        for line in lines {
+            let parsed = Cli::try_parse_from(line.split_whitespace());
+            assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|e| e.to_string()).unwrap_or_default());
+        }
+        for line in ["berth", "berth get", "berth scale sts web", "berth exec web-0", "berth delete", "berth apply"] {
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
+    }
+}

@@ -70,8 +70,11 @@ fn source(name: &str, text: &str) -> Result<Source> {
 /// Reads the documents of a text. JSON is YAML too.
 fn parse(text: &str) -> Result<Vec<Value>, String> {
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| error.to_string())?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        // Advice for programmers and a second "error:" are no help to the user.
+        let why = error.to_string().replace(", set DuplicateKeyPolicy in Options if acceptable", "");
+        why.strip_prefix("error: ").unwrap_or(&why).to_owned()
+    })?;
     Ok(documents.into_iter().flat_map(taken_apart).collect())
 }
 

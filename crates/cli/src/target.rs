@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use pb::Kind;
 
 /// A kind, and the name of one of its objects or none for all.
@@ -17,7 +17,7 @@ pub struct Target {
 /// Reads a kind as people write it, also with its group behind a dot: `statefulset.apps`.
 pub fn kind(text: &str) -> Result<Kind> {
     let bare = text.split('.').next().unwrap_or(text);
-    Kind::from_str(bare).map_err(|_| pb::UnknownKind(text.to_owned())).context("see `berth api-resources`")
+    Ok(Kind::from_str(bare).map_err(|_| pb::UnknownKind(text.to_owned()))?)
 }
 
 /// Reads the positional arguments of a command.

@@ -42,8 +42,8 @@ pub struct Args {
     /// Forget a pod at once, without waiting for its node: the same as --grace-period=0
     #[arg(long, conflicts_with = "grace_period")]
     force: bool,
-    /// Return only when the objects are gone
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    /// Return only when the objects are gone; --wait=false returns at once
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     wait: bool,
     /// How long to wait; for ever if absent
     #[arg(long, value_parser = duration)]

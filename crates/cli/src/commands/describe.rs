@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use pb::{
     Kind,
     api::v1::{ListRequest, Object as AnyObject},
+    schema::{self, Field, Form, Message, Shape},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     age,
@@ -84,67 +85,91 @@ fn described(object: &AnyObject, now: Timestamp) -> Result<String> {
     for owner in meta.owner_references.iter().filter(|owner| owner.controller == Some(true)) {
         line(&mut out, 0, "Controlled By", &format!("{}/{}", owner.kind, owner.name));
     }
-    if let Value::Object(fields) = output::to_json(object)? {
-        let rest = fields.into_iter().filter(|(key, _)| !["apiVersion", "kind", "metadata"].contains(&key.as_str()));
-        let secret = object.kind() == Some(Kind::Secret);
-        for (key, value) in rest {
-            match (&value, key.as_str()) {
-                (Value::Object(data), "data") if secret => {
-                    out.push_str("Data:\n");
-                    for (key, bytes) in data {
-                        let size = bytes.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4);
-                        line(&mut out, 1, key, &format!("{size} bytes"));
-                    }
-                }
-                _ => field(&mut out, 0, &title(&key), &value),
-            }
+    let Some(kind) = object.kind() else { return Ok(out) };
+    if let Value::Object(mut fields) = output::to_json(object)? {
+        fields.retain(|key, _| !["apiVersion", "kind", "metadata"].contains(&key.as_str()));
+        if let (Kind::Secret, Some(Value::Object(data))) = (kind, fields.get_mut("data")) {
+            data.values_mut().for_each(hide);
         }
+        block(&mut out, 0, Some(schema::of(kind)), &fields);
     }
     Ok(out)
 }
 
 fn line(out: &mut String, depth: usize, title: &str, value: &str) {
-    let indent = "  ".repeat(depth);
-    let head = if title.is_empty() { indent } else { format!("{indent}{title}:") };
-    let pad = VALUES.saturating_sub(head.chars().count()).max(1);
-    out.push_str(&format!("{head}{}{value}\n", " ".repeat(pad)));
+    let width = VALUES.saturating_sub(2 * depth);
+    aligned(out, depth, width, title, value);
 }
 
-fn field(out: &mut String, depth: usize, title: &str, value: &Value) {
-    match value {
-        Value::Null => {}
-        Value::Object(fields) if fields.is_empty() => {}
-        Value::Array(items) if items.is_empty() => {}
-        Value::Array(items) if title == "Conditions" => conditions(out, depth, items),
-        Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
-            line(out, depth, title, &items.iter().map(plain).collect::<Vec<_>>().join(" "));
-        }
-        Value::Array(items) => {
-            out.push_str(&format!("{}{title}:\n", "  ".repeat(depth)));
-            for item in items {
-                element(out, depth + 1, item);
+/// `title:` and, `width` characters behind its start, the value.
+fn aligned(out: &mut String, depth: usize, width: usize, title: &str, value: &str) {
+    let head = if title.is_empty() { String::new() } else { format!("{title}:") };
+    let pad = width.saturating_sub(head.chars().count()).max(1);
+    out.push_str(&format!("{}{head}{}{value}\n", "  ".repeat(depth), " ".repeat(pad)));
+}
+
+/// A secret's value is told by its size.
+fn hide(value: &mut Value) {
+    let size = value.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4);
+    *value = Value::from(format!("{size} bytes"));
+}
+
+/// The fields of an object, plain values lined up. Without a message the keys are the user's and stay as they are.
+fn block(out: &mut String, depth: usize, message: Option<&'static Message>, fields: &Map<String, Value>) {
+    let title = |key: &str| if message.is_some() { title(key) } else { key.to_owned() };
+    let shown: Vec<_> = fields.iter().filter(|(_, value)| !is_empty(value)).collect();
+    let widest = shown.iter().filter(|(_, value)| is_plain(value)).map(|(key, _)| title(key).chars().count()).max();
+    let width = widest.unwrap_or(0) + 3;
+    for (key, value) in shown {
+        let field = message.and_then(|message| message.field(key));
+        let inner = match field {
+            Some(Field { form: Form::One | Form::List, shape: Shape::Message(message), .. }) => Some(*message),
+            _ => None,
+        };
+        match value {
+            value if is_plain(value) => aligned(out, depth, width, &title(key), &plain(value)),
+            Value::Array(items) if inner.is_some_and(|message| message.name == "Condition") => {
+                conditions(out, depth, items);
             }
+            Value::Array(items) => {
+                out.push_str(&format!("{}{}:\n", "  ".repeat(depth), title(key)));
+                items.iter().for_each(|item| element(out, depth + 1, inner, item));
+            }
+            Value::Object(fields) => {
+                out.push_str(&format!("{}{}:\n", "  ".repeat(depth), title(key)));
+                block(out, depth + 1, inner, fields);
+            }
+            _ => {}
         }
-        Value::Object(fields) => {
-            out.push_str(&format!("{}{title}:\n", "  ".repeat(depth)));
-            fields.iter().for_each(|(key, value)| field(out, depth + 1, &self::title(key), value));
-        }
-        value => line(out, depth, title, &plain(value)),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether a value stands on its title's line.
+fn is_plain(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => false,
+        Value::Array(items) => items.iter().all(|item| !item.is_object() && !item.is_array()),
+        _ => true,
     }
 }
 
 /// An element of a list stands under its name, if it has one.
-fn element(out: &mut String, depth: usize, item: &Value) {
-    let indent = "  ".repeat(depth);
-    let Value::Object(fields) = item else {
-        out.push_str(&format!("{indent}- {}\n", plain(item)));
-        return;
-    };
+fn element(out: &mut String, depth: usize, message: Option<&'static Message>, item: &Value) {
+    let Value::Object(fields) = item else { return };
     let name = fields.get("name").or_else(|| fields.get("metadata")?.get("name")).and_then(Value::as_str);
-    out.push_str(&format!("{indent}{}:\n", name.unwrap_or("-")));
-    for (key, value) in fields.iter().filter(|(key, _)| *key != "name") {
-        field(out, depth + 1, &title(key), value);
-    }
+    out.push_str(&format!("{}{}:\n", "  ".repeat(depth), name.unwrap_or("-")));
+    let mut rest = fields.clone();
+    rest.remove("name");
+    block(out, depth + 1, message, &rest);
 }
 
 fn conditions(out: &mut String, depth: usize, items: &[Value]) {
@@ -162,15 +187,13 @@ fn conditions(out: &mut String, depth: usize, items: &[Value]) {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.replace('\n', "\\n"),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
     }
 }
 
-/// podManagementPolicy -> Pod Management Policy; keys of the user's stay as they are.
+/// podManagementPolicy -> Pod Management Policy
 fn title(key: &str) -> String {
-    if !key.chars().all(|c| c.is_ascii_alphanumeric()) || key.starts_with(|c: char| !c.is_ascii_lowercase()) {
-        return key.to_owned();
-    }
     let mut out = String::new();
     for (at, c) in key.char_indices() {
         let after_lower = key[..at].ends_with(|c: char| c.is_ascii_lowercase());
@@ -228,7 +251,8 @@ mod tests {
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let text = described(&AnyObject::from_json(Kind::StatefulSet, set).unwrap(), now).unwrap();
         assert!(text.starts_with("Name:               web\nNamespace:          default\nCreated:            2026-01-01T00:00:00Z (60s ago)\nLabels:             app=nginx\nAnnotations:        <none>\n"), "{text}");
-        assert!(text.contains("\n  Replicas:         3\n"), "{text}");
+        assert!(text.contains("\n  Pod Management Policy:  OrderedReady\n  Replicas:               3\n"), "{text}");
+        assert!(text.contains("\n    Match Labels:\n      app:  nginx\n"), "{text}");
         assert!(text.contains("  Type        Status   Since                  Reason   Message\n"), "{text}");
     }
 
@@ -236,6 +260,5 @@ mod tests {
     fn titles() {
         assert_eq!(title("podManagementPolicy"), "Pod Management Policy");
         assert_eq!(title("podIP"), "Pod IP");
-        assert_eq!(title("app.kubernetes.io/name"), "app.kubernetes.io/name");
     }
 }

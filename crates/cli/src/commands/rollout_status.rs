@@ -34,8 +34,8 @@ pub struct Args {
     /// How long; for ever if absent
     #[arg(long, value_parser = duration)]
     timeout: Option<Duration>,
-    /// Say how far it is, and do not wait
-    #[arg(long, value_name = "WAIT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    /// Wait until it is complete; with --watch=false only say how far it is
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     watch: bool,
 }
 
