@@ -24,6 +24,7 @@ use tonic::Status;
 use crate::{
     Inner,
     feed::{claims_of, needs_node},
+    metrics,
     place::guards,
 };
 
@@ -158,8 +159,7 @@ async fn attempt(inner: &Inner, fence: &Guard, pod: &Pod) -> Result<Result<Outco
         Err(wait) => return Ok(Err(wait)),
     };
     let request = Request::of(pod, volumes.reachable);
-    let placed = inner.state.lock().ledger.place(&request, inner.now());
-    let placed = match placed {
+    let placed = match inner.choose(&request) {
         Ok(placed) => placed,
         Err(why) => return Ok(Err(Wait { message: why.to_string(), outcome: Outcome::NoRoom })),
     };
@@ -184,9 +184,13 @@ async fn attempt(inner: &Inner, fence: &Guard, pod: &Pod) -> Result<Result<Outco
     Ok(Ok(match outcome {
         TxnOutcome::Committed(revision) => {
             tracing::info!(pod = pod.name(), namespace = pod.namespace(), node = placed.node, revision, "bound");
+            metrics::get().bound.inc();
             Outcome::Done
         }
-        TxnOutcome::Conflict => Outcome::Conflict,
+        TxnOutcome::Conflict => {
+            metrics::get().conflicts.inc();
+            Outcome::Conflict
+        }
     }))
 }
 

@@ -9,7 +9,7 @@ use pb::{
 use plan::schedule::PodName;
 use runtime::Change;
 
-use crate::{Inner, State};
+use crate::{Inner, State, metrics};
 
 /// Follows the caches until they end.
 pub(crate) async fn run(inner: Arc<Inner>) {
@@ -26,6 +26,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         if more.is_none() {
             return;
         }
+        metrics::get().unbound.set(inner.state.lock().unbound.len().try_into().unwrap_or(i64::MAX));
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod bind;
 mod feed;
+mod metrics;
 mod place;
 
 use std::{
@@ -25,7 +26,7 @@ use pb::{
     scheduler::v1::scheduler_service_server::SchedulerServiceServer,
     volumes::v1::volume_service_client::VolumeServiceClient,
 };
-use plan::schedule::{Ledger, PodName};
+use plan::schedule::{Ledger, Placed, PodName, Request, Unschedulable};
 use runtime::{
     Cache, CancellationToken, CommonArgs, EtcdArgs, Queue, Server, Tasks,
     channel::{Channel, connect},
@@ -56,8 +57,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let scheduler = Scheduler::start(store, volumes, &tasks);
     let server = Server::new("scheduler", config.common.listen);
     let bound = server.service(SchedulerServiceServer::new(scheduler.clone())).bind().await?;
-    let identity = bound.identity();
-    scheduler.lead(identity, &tasks);
+    scheduler.lead(bound.identity(), &tasks);
     let result = bound.serve(shutdown).await;
     tasks.finish(Duration::from_secs(2)).await;
     result
@@ -122,8 +122,16 @@ impl Scheduler {
 }
 
 impl Inner {
-    /// The time as the ledger counts it.
-    fn now(&self) -> Duration {
-        self.started.elapsed()
+    /// Finds a node for a pod in the ledger and reserves its room.
+    fn choose(&self, request: &Request) -> Result<Placed, Unschedulable> {
+        let (metrics, begun) = (metrics::get(), Instant::now());
+        let mut state = self.state.lock();
+        let placed = state.ledger.place(request, self.started.elapsed());
+        metrics.choice.observe(begun.elapsed().as_secs_f64());
+        metrics.reservations.set(state.ledger.counts().1.try_into().unwrap_or(i64::MAX));
+        if placed.is_err() {
+            metrics.unschedulable.inc();
+        }
+        placed
     }
 }

@@ -52,8 +52,7 @@ impl SchedulerService for Scheduler {
         };
         let fence = self.inner.fence().await?;
         let request = PlanRequest::of(&pod, reachable);
-        let placed = self.inner.state.lock().ledger.place(&request, self.inner.now());
-        let answer = match placed {
+        let answer = match self.inner.choose(&request) {
             Ok(placed) => {
                 let guards = guards(&placed, &fence).iter().map(guard_to_pb).collect();
                 Answer::Placement(Placement { node_name: placed.node, guards })

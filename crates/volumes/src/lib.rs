@@ -44,8 +44,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let tasks = Tasks::new(&shutdown);
     let manager = VolumeManager::start(Arc::clone(&store), &config.csi, &tasks)?;
     let bound = server.service(VolumeServiceServer::new(manager.clone())).bind().await?;
-    let identity = bound.identity();
-    manager.reclaim(identity, &tasks);
+    manager.reclaim(bound.identity(), &tasks);
     let result = bound.serve(shutdown).await;
     tasks.finish(std::time::Duration::from_secs(2)).await;
     result
