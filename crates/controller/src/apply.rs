@@ -78,6 +78,7 @@ impl<'a> Apply<'a> {
                 notes.push(Note::normal(set, "SuccessfulCreate", format!("created the headless service {name}")));
             }
             Op::CreateRevision { name, number, .. } => {
+                draft.guard([self.no_newer_revision()]);
                 let revision = born(stamp::revision(set, name.as_str(), *number), self.around.host.birth());
                 draft.create(&revision);
                 self.made.lock().insert(name.to_string(), Arc::new(revision));
@@ -88,6 +89,7 @@ impl<'a> Apply<'a> {
                 draft.put(&revision);
             }
             Op::RenumberRevision { name, number } => {
+                draft.guard([self.no_newer_revision()]);
                 let mut revision = self.revision(name.as_str())?.as_ref().clone();
                 revision.revision = *number;
                 draft.put(&revision);
@@ -164,6 +166,14 @@ impl<'a> Apply<'a> {
     pub(crate) fn revision(&self, name: &str) -> Result<Arc<ControllerRevision>, Fault> {
         let observed = || self.observed.revisions.get(name).cloned();
         self.made.lock().get(name).cloned().or_else(observed).ok_or_else(|| unobserved("revision", name))
+    }
+
+    /// A number is one more than that of every other revision: none may have come that was not seen (I11).
+    fn no_newer_revision(&self) -> Guard {
+        let set = self.observed.set.as_ref();
+        let start = format!("{}-", set.name());
+        let range = Prefix::names(ControllerRevision::KIND, set.namespace(), &start);
+        Guard::PrefixNotNewer(range, self.observed.revisions_at)
     }
 
     /// The claim that a template makes, with the owners that the policy gives it.

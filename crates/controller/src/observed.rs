@@ -42,6 +42,8 @@ pub struct Observed {
     pub claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
     /// Every revision of the namespace that could matter to the set, by name.
     pub revisions: BTreeMap<String, Arc<ControllerRevision>>,
+    /// As `pods_at`, for `revisions`.
+    pub revisions_at: Revision,
     /// Whether there is a Service of the name that the set gives.
     pub service_exists: bool,
 }

@@ -1,1 +1,22 @@
-//! sim
+//! Deterministic simulation of the control plane: one process, one thread, one seed, a clock that is a number.
+//!
+//! The planner and the controller's apply step are the real ones, over the store's model of etcd. Everything around
+//! them is simulated: nodes that run pods, users, time. A seed chooses who acts next and what goes wrong: the
+//! controller crashes before or after any call, loses an answer, sees old caches, is paused and replaced as the leader
+//! while it still acts; nodes report late or not at all. After every commit `check` runs. When the faults end the
+//! system must settle by itself, be complete, and then write nothing.
+//!
+//! The same seed gives the same history: [`Outcome::hash`] is over every committed byte and every choice.
+//!
+//! Not simulated yet: garbage collection, volumes on nodes, lost nodes.
+
+mod chance;
+mod nodes;
+mod ports;
+mod process;
+mod simulation;
+mod wire;
+mod witness;
+
+pub use simulation::{Failure, Options, Outcome, run};
+pub use wire::{Crash, When};

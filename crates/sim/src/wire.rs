@@ -1,0 +1,192 @@
+//! What lies between a simulated process and everything that it calls: each call is a place where the process can be
+//! made to wait, crash, or lose the answer.
+
+use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use async_trait::async_trait;
+use check::Actor;
+use parking_lot::Mutex;
+use store::{
+    Error, Key, Kv, LeaseId, MemStore, Page, PageRequest, Prefix, Result, Revision, Store, Txn, TxnOutcome, WatchStream,
+};
+
+/// Which side of a call something happens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Nothing was done.
+    Before,
+    /// It was done, and nobody learns of it.
+    After,
+}
+
+/// A crash to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crash {
+    /// Calls that are still answered.
+    pub after_calls: u64,
+    /// Where in the next one.
+    pub when: When,
+}
+
+/// Who wrote which revision.
+pub type Authors = Arc<Mutex<BTreeMap<Revision, Actor>>>;
+
+/// A process's calls.
+#[derive(Clone)]
+pub struct Wire {
+    store: MemStore,
+    authors: Authors,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: u64,
+    crash: Option<(u64, When)>,
+    crashed: bool,
+    lose_next: Option<When>,
+}
+
+/// What a call meets.
+enum Fate {
+    Answered,
+    Lost(When),
+    Crash(When),
+}
+
+impl Wire {
+    /// A wire to the store.
+    pub fn new(store: MemStore, authors: Authors) -> Self {
+        Self { store, authors, state: Arc::default() }
+    }
+
+    /// Calls made so far.
+    pub fn calls(&self) -> u64 {
+        self.state.lock().calls
+    }
+
+    /// Makes the process crash.
+    pub fn crash(&self, crash: Crash) {
+        let mut state = self.state.lock();
+        state.crash = Some((state.calls + crash.after_calls, crash.when));
+    }
+
+    /// Makes the next write's answer get lost.
+    pub fn lose_next(&self, when: When) {
+        self.state.lock().lose_next = Some(when);
+    }
+
+    /// Whether the process has crashed; it is well again afterwards.
+    pub fn take_crashed(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.crashed {
+            state.crash = None;
+        }
+        std::mem::take(&mut state.crashed)
+    }
+
+    /// No more faults.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.crash = None;
+        state.lose_next = None;
+    }
+
+    /// A call to a service that writes nothing. Others may act before it is answered.
+    pub async fn call(&self) {
+        yield_once().await;
+        if let Fate::Crash(_) = self.fate(false) {
+            self.die().await;
+        }
+    }
+
+    fn fate(&self, write: bool) -> Fate {
+        let mut state = self.state.lock();
+        if state.crashed {
+            return Fate::Crash(When::Before);
+        }
+        let at = state.calls;
+        state.calls += 1;
+        match state.crash {
+            Some((due, when)) if at >= due => Fate::Crash(when),
+            _ if write => state.lose_next.take().map_or(Fate::Answered, Fate::Lost),
+            _ => Fate::Answered,
+        }
+    }
+
+    async fn die(&self) {
+        self.state.lock().crashed = true;
+        std::future::pending::<()>().await;
+    }
+
+    fn commit(&self, txn: &Txn) -> Result<TxnOutcome> {
+        let outcome = self.store.commit(txn)?;
+        if let TxnOutcome::Committed(revision) = outcome {
+            self.authors.lock().insert(revision, Actor::SetController);
+        }
+        Ok(outcome)
+    }
+}
+
+/// Lets others act once.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[async_trait]
+impl Store for Wire {
+    async fn get(&self, key: &Key) -> Result<Option<Kv>> {
+        self.call().await;
+        self.store.get(key).await
+    }
+
+    async fn list(&self, prefix: &Prefix, page: PageRequest) -> Result<Page> {
+        self.call().await;
+        self.store.list(prefix, page).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
+        yield_once().await;
+        match self.fate(true) {
+            Fate::Answered => self.commit(&txn),
+            Fate::Crash(When::Before) => {
+                self.die().await;
+                Err(Error::Unavailable("crashed".to_owned()))
+            }
+            Fate::Crash(When::After) => {
+                self.commit(&txn)?;
+                self.die().await;
+                Err(Error::Unavailable("crashed".to_owned()))
+            }
+            Fate::Lost(When::Before) => Err(Error::Unknown("the simulation dropped the request".to_owned())),
+            Fate::Lost(When::After) => {
+                self.commit(&txn)?;
+                Err(Error::Unknown("the simulation dropped the answer".to_owned()))
+            }
+        }
+    }
+
+    async fn watch(&self, prefix: &Prefix, after: Revision) -> Result<WatchStream> {
+        self.store.watch(prefix, after).await
+    }
+
+    async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId> {
+        self.store.grant_lease(ttl).await
+    }
+
+    async fn renew_lease(&self, lease: LeaseId) -> Result<Duration> {
+        self.store.renew_lease(lease).await
+    }
+
+    async fn revoke_lease(&self, lease: LeaseId) -> Result<()> {
+        self.store.revoke_lease(lease).await
+    }
+}
