@@ -93,6 +93,31 @@ pub fn compare(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Outco
     if names.is_empty() { Outcome::Agree } else { Outcome::Deviate(names) }
 }
 
+/// Compares the decisions up to the first write that failed; None if no write failed, but a read.
+pub fn compare_until_failure(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Option<Outcome> {
+    let failed = recorded.actions.iter().position(|act| act.err.is_some())?;
+    if let Some(name) = not_comparable(world) {
+        return Some(Outcome::Deviate([name].into()));
+    }
+    let mut names = BTreeSet::new();
+    let mut expected: Vec<Act> = recorded.actions[..failed].iter().filter(|act| !act.existing).cloned().collect();
+    let mut planned = world.acts(plan);
+    let begins = |expected: &[Act], planned: &[Act]| !differs(expected, &planned[..expected.len().min(planned.len())]);
+    if !begins(&expected, &planned) {
+        drop_empty_pod_updates(&mut expected).then(|| names.insert("empty-pod-update"));
+        drop_repeated_deletes(&mut expected).then(|| names.insert("delete-once"));
+    }
+    if !begins(&expected, &planned) && recorded.cache == Cache::Snapshot {
+        drop_owners_at_creation(&mut planned).then(|| names.insert("owners-at-creation"));
+    }
+    planned.truncate(expected.len());
+    Some(match difference(&expected, &planned) {
+        Some(difference) => Outcome::Differ(difference),
+        None if names.is_empty() => Outcome::Agree,
+        None => Outcome::Deviate(names),
+    })
+}
+
 /// Cases that cannot come up in Berth.
 fn not_comparable(world: &World<'_>) -> Option<&'static str> {
     let set = world.set;

@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use compare::{Outcome, Recorded, compare};
+use compare::{Outcome, Recorded, compare, compare_until_failure};
 use vector::{Step, Trajectory};
 use world::World;
 
@@ -29,9 +29,9 @@ fn decisions_agree_with_the_recordings() {
     let mut report = Report::default();
     for step in read::<Step>("steps.jsonl") {
         let category = format!("step/{}", step.class);
-        match skipped(&step) {
-            Some(reason) => report.skip(&category, reason),
-            None => report.add(&category, &step.id, replay(&step)),
+        match replay(&step) {
+            Ok(outcome) => report.add(&category, &step.id, outcome),
+            Err(reason) => report.skip(&category, reason),
         }
     }
     for story in read::<Trajectory>("trajectories.jsonl") {
@@ -46,18 +46,11 @@ fn decisions_agree_with_the_recordings() {
     assert_eq!(report.differ(), 0, "decisions differ from the recordings");
 }
 
-/// Cases that say nothing about a pure decision.
-fn skipped(step: &Step) -> Option<&'static str> {
+/// Compares one decision, or says why the case tells nothing about a pure one.
+fn replay(step: &Step) -> Result<Outcome, &'static str> {
     if step.class == "stale" {
-        Some("a write that was refused because reads lag behind the sync's own writes: about applying")
-    } else if !step.faults.is_empty() {
-        Some("an injected failure of a read or write: about applying")
-    } else {
-        None
+        return Err("a write is refused because reads lag behind the sync's own writes: about applying");
     }
-}
-
-fn replay(step: &Step) -> Outcome {
     let world = World {
         now: step.now.parse().expect("the recording's time is RFC 3339"),
         gates: step.gates,
@@ -74,7 +67,11 @@ fn replay(step: &Step) -> Outcome {
         failed: !step.expect.errors.is_empty(),
         requeue: step.expect.requeue,
     };
-    compare(&world, &recorded, &plan::statefulset::plan(&world.snapshot()))
+    let plan = plan::statefulset::plan(&world.snapshot());
+    if step.faults.is_empty() {
+        return Ok(compare(&world, &recorded, &plan));
+    }
+    compare_until_failure(&world, &recorded, &plan).ok_or("a read fails, and no write shows where: about applying")
 }
 
 fn read<T: serde::de::DeserializeOwned>(file: &str) -> Vec<T> {

@@ -277,6 +277,15 @@ impl Cluster {
         self.pods.keys().cloned().collect()
     }
 
+    pub fn claim_names(&self) -> Vec<&str> {
+        self.claims.keys().map(String::as_str).collect()
+    }
+
+    /// How many pods were asked to go.
+    pub fn terminating(&self) -> usize {
+        self.pods.values().filter(|pod| pod.is_terminating()).count()
+    }
+
     pub fn pass(&mut self, seconds: i64) {
         self.now += SignedDuration::from_secs(seconds);
     }

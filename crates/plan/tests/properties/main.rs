@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 mod cluster;
+mod stories;
 
 use check::Actor;
 use cluster::Cluster;
