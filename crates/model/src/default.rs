@@ -1,7 +1,7 @@
 //! Defaults: what Kubernetes writes into a field that the user left open (DEF in the rules).
 //!
 //! Where Berth differs: an image is never pulled, so `imagePullPolicy` is IfNotPresent whatever the tag. `maxUnavailable`
-//! is always in force and so is always defaulted.
+//! is in force where it is set and stays open where it is not: the update then takes one pod at a time as it always did.
 
 use pb::{
     api::v1::{Object as AnyObject, object::Object as Variant},
@@ -73,7 +73,6 @@ fn stateful_set(set: &mut StatefulSet) {
     }
     if let Some(rolling) = strategy.rolling_update.as_mut().filter(|_| strategy.r#type == "RollingUpdate") {
         rolling.partition.get_or_insert(0);
-        rolling.max_unavailable.get_or_insert_with(|| IntOrString::int(1));
     }
     let retention = spec.persistent_volume_claim_retention_policy.get_or_insert_default();
     text(&mut retention.when_deleted, "Retain");

@@ -1,6 +1,8 @@
 //! However many mistakes are planted in a manifest, one answer names the place of each; and an object that was read
 //! and written reads back as the same.
 
+#![allow(clippy::unwrap_used, reason = "a place that the test itself wrote")]
+
 use model::decode::{self, Mode};
 use proptest::{prelude::*, sample::subsequence};
 use serde_json::{Value, json};

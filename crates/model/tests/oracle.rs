@@ -3,6 +3,9 @@
 //!
 //! Where Berth answers otherwise on purpose, a named predicate says so; everything else must agree.
 
+#![allow(clippy::expect_used, reason = "a test that cannot read its cases fails")]
+#![allow(clippy::ptr_arg, reason = "every explanation has the same signature")]
+
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use model::{
@@ -263,12 +266,24 @@ fn defaults(theirs: &Value, ours: &Value) -> Verdict {
             }
         }
     }
-    if theirs["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"].is_null() {
-        remove(&mut ours, &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]);
+    let pointer = "/spec/updateStrategy/rollingUpdate/maxUnavailable";
+    let path = ["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"];
+    let mut name = None;
+    match (theirs.pointer(pointer), ours.pointer(pointer)) {
+        (None, Some(_)) => {
+            name = Some("max_unavailable_is_in_force");
+            remove(&mut ours, &path);
+        }
+        (Some(one), None) if *one == 1 => {
+            name = Some("max_unavailable_is_not_defaulted");
+            remove(&mut theirs, &path);
+        }
+        _ => {}
     }
-    match differences(&theirs, &ours, "") {
-        none if none.is_empty() => Verdict::Agree,
-        some => Verdict::Differ(format!("defaults: {}", some.join("; "))),
+    match (differences(&theirs, &ours, ""), name) {
+        (none, None) if none.is_empty() => Verdict::Agree,
+        (none, Some(name)) if none.is_empty() => Verdict::Deviate(name.to_owned()),
+        (some, _) => Verdict::Differ(format!("defaults: {}", some.join("; "))),
     }
 }
 
