@@ -66,7 +66,12 @@ fn described(object: &AnyObject, now: Timestamp) -> Result<String> {
         line(&mut out, 0, "Namespace", &meta.namespace);
     }
     if let Some(born) = &meta.creation_timestamp {
-        line(&mut out, 0, "Created", &format!("{born} ({} ago)", age::since(Some(born), now)));
+        line(
+            &mut out,
+            0,
+            "Created",
+            &format!("{} ({} ago)", to_the_second(&born.to_string()), age::since(Some(born), now)),
+        );
     }
     if let Some(end) = &meta.deletion_timestamp {
         let grace = meta.deletion_grace_period_seconds.unwrap_or(0);
@@ -127,6 +132,9 @@ fn block(out: &mut String, depth: usize, message: Option<&'static Message>, fiel
             _ => None,
         };
         match value {
+            Value::String(time) if matches!(field, Some(Field { shape: Shape::Time, .. })) => {
+                aligned(out, depth, width, &title(key), &to_the_second(time));
+            }
             value if is_plain(value) => aligned(out, depth, width, &title(key), &plain(value)),
             Value::Array(items) if inner.is_some_and(|message| message.name == "Condition") => {
                 conditions(out, depth, items);
@@ -176,11 +184,20 @@ fn conditions(out: &mut String, depth: usize, items: &[Value]) {
     let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
     let mut table = Table::new(["Type", "Status", "Since", "Reason", "Message"]);
     for item in items {
-        table.push(["type", "status", "lastTransitionTime", "reason", "message"].map(|key| text(item, key)));
+        let since = to_the_second(&text(item, "lastTransitionTime"));
+        table.push([text(item, "type"), text(item, "status"), since, text(item, "reason"), text(item, "message")]);
     }
     out.push_str(&format!("{}Conditions:\n", "  ".repeat(depth)));
     for row in table.to_string().lines() {
         out.push_str(&format!("{}{row}\n", "  ".repeat(depth + 1)));
+    }
+}
+
+/// A time without its fraction of a second.
+fn to_the_second(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
     }
 }
 

@@ -236,7 +236,17 @@ struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn new(args: &'a Args, kind: Kind) -> Self {
-        Self { args, kind, shown: shown(args, 1), columns: Columns::default(), begun: false }
+        let mut columns = Columns::default();
+        if kind == Kind::Pod {
+            // Room for what a pod is likely to become, so that later rows stand under the first.
+            let usual = if args.all_namespaces {
+                &["", "", "", "ContainerCreating"][..]
+            } else {
+                &["", "", "ContainerCreating"]
+            };
+            columns.fit(usual);
+        }
+        Self { args, kind, shown: shown(args, 1), columns, begun: false }
     }
 
     fn all(&mut self, objects: &[AnyObject]) -> Result<()> {
