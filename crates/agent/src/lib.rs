@@ -7,15 +7,18 @@
 //! sandbox is gone and no volume is mounted (I20, I21). Pods survive a restart of the agent: all that it needs to know
 //! is kept by the runtime (labels) and the kernel (mounts).
 
+mod access;
 mod act;
 mod api;
 mod config;
 mod cri;
 mod csi;
+mod dns;
 mod env;
 mod events;
 mod facts;
 mod hollow;
+mod logs;
 mod metrics;
 mod mounts;
 mod network;

@@ -1,13 +1,106 @@
-//! The pod network of the node.
+//! The pod network of the node: CNI configuration, forwarding, routes to the other nodes' pods, and DNS.
 
 mod cni;
+mod routes;
 
-use crate::{api::NodeApi, config::Config, session::Registration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use futures::TryStreamExt;
+use parking_lot::Mutex;
+use rtnetlink::Handle;
 use runtime::tasks::Tasks;
+use tokio::sync::Notify;
+
+use crate::{
+    api::NodeApi,
+    config::Config,
+    dns,
+    session::Registration,
+    stream::{follow, waits},
+};
+use routes::Nodes;
+
+/// The port that resolvers ask.
+const DNS_PORT: u16 = 53;
+
+/// Looks at the routes again after this time even if no node changes: somebody may have flushed them.
+const ROUTES_AGAIN: Duration = Duration::from_secs(60);
 
 /// Sets the network up and keeps it.
-pub async fn start(config: &Config, registration: &Registration, _api: NodeApi, _tasks: &Tasks) -> anyhow::Result<()> {
+pub async fn start(config: &Config, registration: &Registration, api: NodeApi, tasks: &Tasks) -> anyhow::Result<()> {
     let cidr = registration.node.spec.as_ref().map_or("", |spec| spec.pod_cidr.as_str());
     cni::write(&config.data_dir, cidr)?;
-    cni::enable_forwarding()
+    cni::enable_forwarding()?;
+    let (connection, netlink, _) = rtnetlink::new_connection().context("open netlink")?;
+    tasks.spawn("netlink", connection);
+    add_dns_address(&netlink, config.dns_ip)
+        .await
+        .with_context(|| format!("cannot take the address {} for DNS: the agent must run as root", config.dns_ip))?;
+    start_dns(config, api.clone(), tasks);
+    start_routes(config, api, netlink, tasks);
+    Ok(())
+}
+
+/// The name server's address is one of the node itself, on the loopback interface: pods reach it through their gateway,
+/// and it is the same on every node. Idempotent.
+async fn add_dns_address(netlink: &Handle, ip: Ipv4Addr) -> Result<(), rtnetlink::Error> {
+    let mut links = netlink.link().get().match_name("lo").execute();
+    let Some(lo) = links.try_next().await? else { return Ok(()) };
+    netlink.address().add(lo.header.index, ip.into(), 32).replace().execute().await
+}
+
+fn start_dns(config: &Config, api: NodeApi, tasks: &Tasks) {
+    let zone = dns::Zone::new(&config.cluster_domain);
+    let (token, told) = (tasks.token().clone(), zone.clone());
+    tasks.spawn("endpoints", async move {
+        follow("endpoints", token, || api.clone().watch_endpoints(), |feed| told.take(feed)).await;
+    });
+    let (address, upstream) = (SocketAddr::from((config.dns_ip, DNS_PORT)), config.dns_upstream);
+    tasks.spawn("dns", async move {
+        for wait in waits() {
+            match dns::serve(zone.clone(), address, upstream).await {
+                Ok(()) => tracing::warn!("DNS has stopped; starting it again"),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "DNS failed; starting it again"),
+            }
+            tokio::time::sleep(wait).await;
+        }
+    });
+}
+
+fn start_routes(config: &Config, api: NodeApi, netlink: Handle, tasks: &Tasks) {
+    let nodes = Arc::new(Mutex::new(Nodes::new(&config.node_name)));
+    let changed = Arc::new(Notify::new());
+    let (told, tell, token) = (nodes.clone(), changed.clone(), tasks.token().clone());
+    tasks.spawn("nodes", async move {
+        let take = |feed| {
+            told.lock().take(feed);
+            tell.notify_one();
+        };
+        follow("nodes", token, || api.clone().watch_nodes(), take).await;
+    });
+    tasks.spawn("routes", async move {
+        let mut delays = waits();
+        loop {
+            let wanted = nodes.lock().routes();
+            let mut wait = ROUTES_AGAIN;
+            if let Some(wanted) = wanted {
+                match routes::apply(&netlink, &wanted).await {
+                    Ok(()) => delays = waits(),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot set all routes; trying again");
+                        wait = delays.next().unwrap_or(ROUTES_AGAIN);
+                    }
+                }
+            }
+            tokio::select! {
+                () = changed.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    });
 }

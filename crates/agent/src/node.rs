@@ -11,12 +11,13 @@ use std::{
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use pb::agent::v1::PodRef;
+use pb::agent::v1::{PodRef, agent_service_server::AgentServiceServer};
 use runtime::{server::Server, tasks::Tasks};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     api::NodeApi,
     config::Config,
     cri::{Cri, FoundPod},
@@ -58,6 +59,7 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
         listening: AtomicBool::new(false),
         metrics: Metrics::register(),
     });
+    let server = server.service(AgentServiceServer::new(Access::new(shared.clone())));
     let pods = Arc::new(Pods::new(shared.clone(), Tasks::new(tasks.token())));
     let starting = start(config.clone(), api, shared, pods, tasks, shutdown.clone());
     tokio::select! {
