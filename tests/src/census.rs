@@ -47,12 +47,8 @@ fn identity(pid: u32) -> Option<String> {
     if !first_of_container || dead {
         return None;
     }
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let variables = environment.split(|byte| *byte == 0);
-    variables
-        .filter_map(|variable| std::str::from_utf8(variable).ok()?.strip_prefix("HOSTNAME="))
-        .map(str::to_owned)
-        .next()
+    // Not the environment: nginx writes its title over it.
+    read("root/etc/hostname").map(|name| name.trim().to_owned())
 }
 
 /// A watch over [`census`] in the background: remembers whether any identity was ever twice alive.

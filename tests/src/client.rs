@@ -1,10 +1,13 @@
 //! A user's view of a cluster, over gRPC.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use pb::{
-    Kind, Object,
+    Kind, Object, ObjectExt,
     api::v1::{
         ApplyRequest, ApplyResponse, DeleteRequest, EventType, GetRequest, ListRequest, UpdateScaleRequest,
         WatchRequest, api_service_client::ApiServiceClient,
@@ -112,49 +115,97 @@ impl Client {
         Ok(())
     }
 
-    /// Follows the pods of a selector from a revision on until `done` says so. Resumes after a broken stream.
+    /// Follows the pods of a selector from a revision on until `done` says so. Resumes after a broken stream; if the
+    /// revision is not to be had any more, it lists and goes on from there, as every client must.
     pub async fn follow_pods(
         &self,
         label_selector: &str,
         since: &str,
         deadline: Duration,
-        mut done: impl FnMut(&Heard) -> bool,
+        done: impl FnMut(&Heard) -> bool,
     ) -> Result<Vec<Heard>> {
-        let mut heard = Vec::new();
+        let mut story = Story { heard: Vec::new(), there: BTreeMap::new(), done };
+        match tokio::time::timeout(deadline, self.follow(label_selector, since, &mut story)).await {
+            Ok(()) => Ok(story.heard),
+            Err(_) => {
+                let told: Vec<String> =
+                    story.heard.iter().map(|one| format!("{:?} {}", one.event, one.pod.name())).collect();
+                bail!("not done after {deadline:?}; heard: {}", told.join(", "));
+            }
+        }
+    }
+
+    async fn follow(&self, label_selector: &str, since: &str, story: &mut Story<impl FnMut(&Heard) -> bool>) {
         let mut since = since.to_owned();
-        let follow = async {
-            loop {
-                let request = WatchRequest {
-                    kind: Kind::Pod.name().to_owned(),
-                    namespace: NAMESPACE.to_owned(),
-                    label_selector: label_selector.to_owned(),
-                    resource_version: since.clone(),
-                    ..WatchRequest::default()
-                };
-                let Ok(response) = self.streams.clone().watch(request).await else {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                let mut stream = response.into_inner();
-                while let Ok(Some(event)) = stream.message().await {
-                    since.clone_from(&event.resource_version);
-                    let kind = event.r#type();
-                    let Some(Ok(pod)) = event.object.map(Pod::from_any) else { continue };
-                    let one = Heard { pod, event: kind, at: Instant::now() };
-                    let over = done(&one);
-                    heard.push(one);
-                    if over {
+        loop {
+            let request = WatchRequest {
+                kind: Kind::Pod.name().to_owned(),
+                namespace: NAMESPACE.to_owned(),
+                label_selector: label_selector.to_owned(),
+                resource_version: since.clone(),
+                ..WatchRequest::default()
+            };
+            let end = match self.streams.clone().watch(request).await {
+                Ok(response) => {
+                    let mut stream = response.into_inner();
+                    loop {
+                        match stream.message().await {
+                            Ok(Some(event)) => {
+                                since.clone_from(&event.resource_version);
+                                let kind = event.r#type();
+                                let Some(Ok(pod)) = event.object.map(Pod::from_any) else { continue };
+                                if story.hear(pod, kind) {
+                                    return;
+                                }
+                            }
+                            Ok(None) => break None,
+                            Err(status) => break Some(status),
+                        }
+                    }
+                }
+                Err(status) => Some(status),
+            };
+            match end {
+                Some(status) if status.code() == tonic::Code::OutOfRange => {
+                    let Ok((pods, revision)) = self.list::<Pod>(label_selector).await else { continue };
+                    since = revision;
+                    if story.catch_up(pods) {
                         return;
                     }
                 }
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
-        };
-        if tokio::time::timeout(deadline, follow).await.is_err() {
-            let story: Vec<String> =
-                heard.iter().map(|one| format!("{:?} {}", one.event, one.pod.meta().name)).collect();
-            bail!("not done after {deadline:?}; heard: {}", story.join(", "));
         }
-        Ok(heard)
+    }
+}
+
+/// What was heard of pods.
+struct Story<F> {
+    heard: Vec<Heard>,
+    there: BTreeMap<String, Pod>,
+    done: F,
+}
+
+impl<F: FnMut(&Heard) -> bool> Story<F> {
+    /// Takes one event in; says whether the story is over.
+    fn hear(&mut self, pod: Pod, event: EventType) -> bool {
+        match event {
+            EventType::Deleted => drop(self.there.remove(pod.name())),
+            _ => drop(self.there.insert(pod.name().to_owned(), pod.clone())),
+        }
+        let one = Heard { pod, event, at: Instant::now() };
+        let over = (self.done)(&one);
+        self.heard.push(one);
+        over
+    }
+
+    /// Takes a whole list in, after events were missed.
+    fn catch_up(&mut self, now: Vec<Pod>) -> bool {
+        let names: BTreeSet<&str> = now.iter().map(ObjectExt::name).collect();
+        let gone: Vec<Pod> = self.there.values().filter(|pod| !names.contains(pod.name())).cloned().collect();
+        let changed: Vec<Pod> = now.iter().filter(|pod| self.there.get(pod.name()) != Some(*pod)).cloned().collect();
+        gone.into_iter().any(|pod| self.hear(pod, EventType::Deleted))
+            || changed.into_iter().any(|pod| self.hear(pod, EventType::Modified))
     }
 }
 

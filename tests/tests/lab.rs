@@ -152,6 +152,8 @@ fn python_drives_berth(lab: &LabGuard) -> Result<()> {
 /// twice, no claim is lost.
 async fn ordered_creation_survives_kills(lab: &LabGuard, client: &Client) -> Result<()> {
     const ROUNDS: u64 = 24;
+    const REPLICAS: i32 = 5;
+    const LAST: &str = "chaos-4";
     let victims = [
         "controller",
         "scheduler",
@@ -175,12 +177,12 @@ async fn ordered_creation_survives_kills(lab: &LabGuard, client: &Client) -> Res
     client.apply(&[set_manifest("chaos", 0)]).await?;
     for round in 0..ROUNDS {
         let victim = victims[usize::try_from(dice.roll(victims.len() as u64))?];
-        let moment = Duration::from_millis(dice.roll(3000));
-        let start = Instant::now();
+        let moment = Duration::from_millis(dice.roll(1500));
         let (_, since) = client.list::<Pod>("app=chaos").await?;
-        client.scale("chaos", 3).await?;
+        let start = Instant::now();
+        client.scale("chaos", REPLICAS).await?;
         let whole =
-            client.follow_pods("app=chaos", &since, PATIENCE, |one| one.pod.name() == "chaos-2" && is_ready(&one.pod));
+            client.follow_pods("app=chaos", &since, PATIENCE, |one| one.pod.name() == LAST && is_ready(&one.pod));
         let kill = async {
             tokio::time::sleep(moment).await;
             lab.kill_and_wait(victim).await
@@ -197,14 +199,14 @@ async fn ordered_creation_survives_kills(lab: &LabGuard, client: &Client) -> Res
             let known = claims.entry(claim.name().to_owned()).or_insert_with(|| claim.uid().to_owned());
             ensure!(known == claim.uid(), "round {round}: {} was replaced", claim.name());
         }
-        ensure!(now.len() == 3 && claims.len() == 3, "round {round}: {} claims", now.len());
+        ensure!(now.len() == 5 && claims.len() == 5, "round {round}: {} claims", now.len());
         bring_to(client, "chaos", 0).await?;
     }
     let looks = watchman.finish()?;
     println!(
-        "{ROUNDS} kills: complete each time, 3 claims kept, no identity twice alive in {looks} looks at the process table"
+        "{ROUNDS} kills: complete each time, {REPLICAS} claims kept, no identity twice alive in {looks} looks at the process table"
     );
-    remove(client, "chaos", 3).await
+    remove(client, "chaos", 5).await
 }
 
 /// Scales a set (made if there is none) and waits until it is so.
