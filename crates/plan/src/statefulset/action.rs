@@ -18,7 +18,9 @@ use super::{
 pub struct Plan {
     /// Writes, in the order in which they are to be made. When one fails, the rest is void and the set is planned
     /// again; only `UpdateStatus` may be tried all the same. Neighbours that create pods, or delete pods, do not
-    /// depend on each other and may be made at the same time.
+    /// depend on each other and may be made at the same time. Guards speak of objects as the snapshot has them: an
+    /// object that an earlier action of the plan wrote is compared at that write, or the guard fails and the set is
+    /// planned again.
     pub actions: Vec<Action>,
     /// Why what is wanted is not there yet. Empty when the set is settled.
     pub waits: Vec<Wait>,

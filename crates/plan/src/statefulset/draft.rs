@@ -131,6 +131,17 @@ impl<'a> Draft<'a> {
         self.actions.push(Action { op: Op::DeletePod { pod: pod.name.clone(), ordinal, why }, guards });
     }
 
+    /// The actions and waits. Deletions of one plan do not guard against each other: each counts the others in already.
+    pub fn finish(self) -> (Vec<Action>, Vec<Wait>) {
+        let Self { mut actions, waits, deleted, .. } = self;
+        for guard in actions.iter_mut().flat_map(|action| &mut action.guards) {
+            if let Guard::PodsUnchanged(pods) = guard {
+                pods.retain(|seen| !deleted.contains(&seen.pod));
+            }
+        }
+        (actions, waits)
+    }
+
     /// Guards that the pods in range that `which` names are as they were seen.
     fn peers_unchanged(&self, which: impl Fn(Ordinal) -> bool) -> Guard {
         let peers = self.members.replicas.iter().filter(|(ordinal, _)| which(**ordinal));

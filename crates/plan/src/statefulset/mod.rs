@@ -69,8 +69,8 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     revisions::truncate(&mut draft, &pods);
 
-    let Draft { actions, waits, .. } = draft;
     let requeue_after = status::requeue_after(snapshot, &pods, &status);
+    let (actions, waits) = draft.finish();
     Plan { actions, waits, status, requeue_after }
 }
 

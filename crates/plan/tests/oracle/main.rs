@@ -60,7 +60,6 @@ fn replay(step: &Step) -> Result<Outcome, &'static str> {
         claims: &step.claims,
     };
     let recorded = Recorded {
-        cache: step.cache,
         actions: &step.expect.actions,
         status: step.expect.status.as_ref(),
         written: step.expect.status_written.as_ref(),

@@ -92,7 +92,6 @@ impl<'a> Cluster<'a> {
         let world = self.world();
         let plan = plan::statefulset::plan(&world.snapshot());
         let recorded = Recorded {
-            cache: self.story.cache,
             actions: &tick.actions,
             status: if failed { None } else { self.status.as_ref() },
             written: None,

@@ -11,7 +11,6 @@ pub struct Step {
     pub class: String,
     pub now: String,
     pub gates: Gates,
-    pub cache: Cache,
     pub set: Set,
     pub revisions: Vec<Revision>,
     pub pods: Vec<Pod>,
@@ -24,13 +23,6 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Gates {
     pub max_unavailable: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cache {
-    Snapshot,
-    Live,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -162,7 +154,6 @@ pub struct Act {
 pub struct Trajectory {
     pub id: String,
     pub gates: Gates,
-    pub cache: Cache,
     pub kubelet: Kubelet,
     pub set: Set,
     pub ticks: Vec<Tick>,

@@ -15,6 +15,9 @@ use plan::{
     statefulset::{Action, Guard, Objects, Op, Plan, PodAt, Snapshot, plan, stamp},
 };
 
+/// What happens in the middle of a plan, before the action of that number.
+pub type Interrupt<'a> = (usize, &'a mut dyn FnMut(&mut Cluster));
+
 /// Everything that is stored.
 #[derive(Clone)]
 pub struct Cluster {
@@ -69,8 +72,8 @@ impl Cluster {
         )
     }
 
-    /// Plans and carries the plan out; `interrupt` happens before the action of that number.
-    pub fn sync(&mut self, mut interrupt: Option<(usize, &mut dyn FnMut(&mut Self))>) -> Plan {
+    /// Plans and carries the plan out.
+    pub fn sync(&mut self, mut interrupt: Option<Interrupt<'_>>) -> Plan {
         let plan = self.plan();
         let mut own = BTreeMap::new();
         for (number, action) in plan.actions.iter().enumerate() {

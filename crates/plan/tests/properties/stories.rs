@@ -60,6 +60,15 @@ fn a_set_that_is_scaled_up_again_after_the_plan_loses_nothing() {
 }
 
 #[test]
+fn an_update_with_a_budget_of_two_takes_two_at_once() {
+    let mut cluster = settled(&Shape { max_unavailable: Some(2), ..PLAIN });
+    happen(&mut cluster, &Event::Template(1));
+    happen(&mut cluster, &Event::Sync);
+    assert_eq!(cluster.terminating(), 2);
+    settle(&mut cluster);
+}
+
+#[test]
 fn two_controllers_make_one_pod() {
     let mut cluster = Cluster::new(set(&PLAIN));
     let at = cluster.plan().actions.iter().position(|action| matches!(action.op, Op::CreatePod(_)));
