@@ -119,7 +119,10 @@ fn explain(status: &Status, server: &str, source: &str) -> String {
         Code::DeadlineExceeded | Code::Cancelled => {
             format!("the API service at {server} took too long to answer ({}); try again", status.message())
         }
-        Code::Unimplemented => format!("the API service at {server} does not know this call: is it an older version?"),
+        Code::Unimplemented => format!(
+            "the API service at {server}, or the node that it asked, does not know this call; is it an older version? {}",
+            status.message()
+        ),
         _ if status.message().is_empty() => format!("{:?} from the API service at {server}", status.code()),
         _ => status.message().to_owned(),
     }
