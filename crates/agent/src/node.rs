@@ -62,14 +62,7 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
     let server = server.service(AgentServiceServer::new(Access::new(shared.clone())));
     let pods = Arc::new(Pods::new(shared.clone(), Tasks::new(tasks.token())));
     let starting = start(config.clone(), api, shared, pods, tasks, shutdown.clone());
-    tokio::select! {
-        result = server.serve(shutdown.clone()) => result,
-        result = starting => {
-            result?;
-            shutdown.cancelled().await;
-            Ok(())
-        }
-    }
+    tokio::try_join!(server.serve(shutdown), starting).map(|((), ())| ())
 }
 
 async fn start(

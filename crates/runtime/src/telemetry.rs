@@ -39,7 +39,8 @@ pub struct Telemetry {
 
 /// Starts logs and traces. Call once, within a runtime.
 pub fn init(service: &'static str, args: &TelemetryArgs) -> anyhow::Result<Telemetry> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+    // The name server's library logs every question at info; who wants that says so.
+    let filter = EnvFilter::try_new(format!("hickory_server=warn,{}", args.log)).map_err(|error| {
         anyhow::anyhow!("--log {:?}: {error}; write for example \"info,controller=debug\"", args.log)
     })?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());

@@ -12,10 +12,18 @@ use clap::Parser;
 use driver::{Driver, is_mounted};
 use fake::Cluster;
 use machine::{Machine, build_images, inside, wait};
-use pb::{agent::v1::PodBundle, objects::Pod};
+use pb::{
+    agent::v1::{
+        Endpoint, EndpointPort, ExecRequest, LogsRequest, PodBundle, ServiceEndpoints,
+        agent_service_client::AgentServiceClient,
+    },
+    api,
+    objects::Pod,
+};
 use runtime::CancellationToken;
 use serde_json::json;
 use tokio::task::JoinHandle;
+use tonic::transport::Channel;
 
 const NGINX: &str = "registry.k8s.io/nginx-slim:0.24";
 const LIMIT: Duration = Duration::from_secs(40);
@@ -36,7 +44,9 @@ struct Node {
 
 impl Node {
     async fn start(machine: Machine) -> Self {
-        drop(tracing_subscriber::fmt().with_env_filter("info,h2=off").with_test_writer().try_init());
+        drop(
+            tracing_subscriber::fmt().with_env_filter("info,h2=off,hickory_server=warn").with_test_writer().try_init(),
+        );
         let cluster = Cluster::start("127.0.0.1").await;
         let driver = Driver::start(&machine.dir);
         let mut node = Self { machine, cluster, driver, agent: None };
@@ -342,4 +352,94 @@ fn a_volume_that_is_not_mounted_keeps_the_pod_from_starting() {
         node.stop("uid-web-0").await;
         node.assert_clean();
     });
+}
+
+#[test]
+fn pods_find_each_other_by_name_and_users_see_into_them() {
+    build_images();
+    inside("pods_find_each_other_by_name_and_users_see_into_them", |machine| async {
+        let node = Node::start(machine).await;
+        let talker =
+            shell("main", "echo first; for i in 2 3 4; do sleep 0.2; echo line $i; done; echo -n last >&2; exit 0");
+        let spec = json!({"restartPolicy": "Never", "containers": [talker]});
+        node.cluster.put_pod("node-1", pod("talker", spec));
+        node.cluster.put_pod(
+            "node-1",
+            pod("web-0", json!({"hostname": "web-0", "subdomain": "nginx", "containers": [sleeper()]})),
+        );
+        node.ready("uid-web-0").await;
+        let ip = node.cluster.pod("uid-web-0").unwrap().pod.unwrap().status.unwrap().pod_ip;
+
+        // Names.
+        let endpoint = Endpoint { ip: ip.clone(), hostname: "web-0".into(), pod_name: "web-0".into() };
+        let service = ServiceEndpoints {
+            namespace: "default".into(),
+            name: "nginx".into(),
+            endpoints: vec![endpoint],
+            ports: vec![EndpointPort { name: "web".into(), protocol: "TCP".into(), port: 80 }],
+        };
+        let mut agent = AgentServiceClient::connect("http://127.0.0.1:7450").await.unwrap();
+        let lookup = "nslookup web-0.nginx.default.svc.cluster.local";
+        let (code, _, _) = exec(&mut agent, "web-0", lookup).await;
+        assert_ne!(code, 0, "not known yet");
+        node.cluster.put_endpoints(service);
+        // At once: nobody keeps the negative answer.
+        let (code, stdout, stderr) = exec(&mut agent, "web-0", lookup).await;
+        assert!(code == 0 && stdout.contains(&ip), "{code} {stdout} {stderr}");
+        for (question, says) in [
+            ("ping -c 1 -w 2 nginx", "1 packets received"),
+            ("nslookup -type=srv _web._tcp.nginx.default.svc.cluster.local", "web-0.nginx.default.svc.cluster.local"),
+            (&format!("nslookup {ip}"), "web-0.nginx.default.svc.cluster.local"),
+            ("ping -c 1 -w 2 web-0.nginx", "1 packets received"),
+        ] {
+            let (code, stdout, stderr) = exec(&mut agent, "web-0", question).await;
+            assert!(code == 0 && stdout.contains(says), "{question}: {code} {stdout} {stderr}");
+        }
+        let (code, _, stderr) = exec(&mut agent, "web-0", "echo oops >&2; exit 7").await;
+        assert_eq!((code, stderr.as_str()), (7, "oops\n"));
+
+        // Logs, followed to the end of the container.
+        let all = logs(&mut agent, "talker", |request| request.follow = true).await;
+        assert_eq!(all, "first\nline 2\nline 3\nline 4\nlast");
+        assert_eq!(logs(&mut agent, "talker", |request| request.tail_lines = Some(2)).await, "line 4\nlast");
+        let stamped = logs(&mut agent, "talker", |request| request.timestamps = true).await;
+        assert!(stamped.lines().next().unwrap().ends_with("Z first"), "{stamped}");
+
+        // Routes to the other nodes' pods.
+        let other = json!({
+            "metadata": {"name": "node-2"}, "spec": {"podCIDR": "10.79.9.0/24"},
+            "status": {"addresses": [{"type": "InternalIP", "address": "10.99.0.2"}]},
+        });
+        node.cluster.put_node(serde_json::from_value(other).unwrap());
+        wait("the route", || machine::run("ip", &["route"]).contains("10.79.9.0/24 via 10.99.0.2"));
+        for uid in ["uid-web-0", "uid-talker"] {
+            node.stop(uid).await;
+        }
+        node.assert_clean();
+    });
+}
+
+async fn exec(agent: &mut AgentServiceClient<Channel>, pod: &str, script: &str) -> (i32, String, String) {
+    let request = api::v1::ExecRequest {
+        namespace: "default".into(),
+        pod: pod.into(),
+        command: ["sh", "-c", script].map(String::from).into(),
+        ..Default::default()
+    };
+    let request = ExecRequest { request: Some(request), pod_uid: format!("uid-{pod}") };
+    let output = agent.exec(request).await.unwrap().into_inner().response.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.exit_code, text(output.stdout), text(output.stderr))
+}
+
+async fn logs(agent: &mut AgentServiceClient<Channel>, pod: &str, how: impl Fn(&mut api::v1::LogsRequest)) -> String {
+    let mut request = api::v1::LogsRequest { namespace: "default".into(), pod: pod.into(), ..Default::default() };
+    how(&mut request);
+    let request = LogsRequest { request: Some(request), pod_uid: format!("uid-{pod}") };
+    let mut stream = agent.logs(request).await.unwrap().into_inner();
+    let mut all = Vec::new();
+    while let Some(piece) = stream.message().await.unwrap() {
+        all.extend(piece.response.unwrap().data);
+    }
+    String::from_utf8(all).unwrap()
 }
