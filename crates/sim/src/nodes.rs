@@ -158,13 +158,18 @@ impl Nodes {
 
     /// Every node tends to every pod, and all reports arrive.
     pub fn settle(&mut self) -> Result<(), String> {
+        self.deliver_all();
         for pod in list::<Pod>(&self.store) {
             self.tend_to(&pod)?;
-            while !self.reports.is_empty() {
-                self.deliver();
-            }
+            self.deliver_all();
         }
         Ok(())
+    }
+
+    fn deliver_all(&mut self) {
+        while !self.reports.is_empty() {
+            self.deliver();
+        }
     }
 }
 

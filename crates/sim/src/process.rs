@@ -152,6 +152,12 @@ impl Process {
         }
     }
 
+    /// What a set waits for, as the process sees it.
+    pub fn waits(&self, set: &SetKey) -> Vec<String> {
+        let plan = self.observe(set).map(|observed| step::plan(&observed, self.around.host.as_ref()));
+        plan.into_iter().flat_map(|plan| plan.waits).map(|wait| format!("waits: {wait}")).collect()
+    }
+
     /// What the caches show around a set.
     fn observe(&self, key: &SetKey) -> Option<Observed> {
         let View { sets, pods, claims, revisions, services } = self.view;

@@ -252,7 +252,10 @@ impl Simulation {
         }
         self.elect(0);
         self.settle_once()?;
-        fail_on(&self.witness.settled(self.host.now()))?;
+        if let Err(mut what) = fail_on(&self.witness.settled(self.host.now())) {
+            what.extend(self.processes.iter().take(1).flat_map(|process| process.waits(&self.set)));
+            return Err(what);
+        }
         let settled = self.store.revision();
         for which in 0..self.processes.len() {
             self.elect(which);
@@ -266,6 +269,7 @@ impl Simulation {
     }
 
     fn settle_once(&mut self) -> Step {
+        let mut quiet = 0;
         for _ in 0..ROUNDS {
             let before = self.store.revision();
             self.run_process(0)?;
@@ -274,7 +278,9 @@ impl Simulation {
             self.bind();
             self.watch()?;
             self.host.advance(Duration::from_secs(10));
-            if self.store.revision() == before {
+            quiet = if self.store.revision() == before { quiet + 1 } else { 0 };
+            // What was waiting for time alone goes on in the round after.
+            if quiet == 2 {
                 return Ok(());
             }
         }
