@@ -187,7 +187,11 @@ impl<'a> Apply<'a> {
     pub(crate) fn new_pod(&self, new: &NewPod) -> Result<Pod, Fault> {
         let revision = self.revision(new.revision.as_str())?;
         let template = revision.data.clone().unwrap_or_default();
-        Ok(born_pod(stamp::pod(&self.observed.set, &template, new), self.around.host.birth()))
+        let mut pod = born_pod(stamp::pod(&self.observed.set, &template, new), self.around.host.birth());
+        if let Some(trace) = runtime::trace::current() {
+            pod.meta_mut().annotations.insert(runtime::trace::ANNOTATION.to_owned(), trace);
+        }
+        Ok(pod)
     }
 
     /// The guards of a plan as the store compares them. A revision of the store names one state of one object, so

@@ -11,6 +11,7 @@ use pb::{
     volumes::v1::{PrepareRequest, PrepareResponse, ProvisionRequest, ProvisionResponse, prepared_claim},
 };
 use plan::statefulset::{NewClaim, NewPod};
+use tracing::Instrument;
 
 use crate::{
     apply::{Apply, Failure, Made},
@@ -43,7 +44,8 @@ impl Apply<'_> {
     /// Creates the pod of an ordinal with the claims that it lacks.
     pub(crate) async fn create_pod(&self, new: &NewPod, draft: Draft) -> Result<Made, Failure> {
         let set = self.observed.set.as_ref();
-        self.place_and_create(new, draft).await.map_err(|fault| {
+        let span = tracing::info_span!("create", pod = %new.pod);
+        self.place_and_create(new, draft).instrument(span).await.map_err(|fault| {
             // A conflict is no failure: somebody was faster, and the next plan knows.
             let told = !matches!(fault, Fault::Conflict);
             let what = format!("pod {} was not created: {fault}", new.pod);

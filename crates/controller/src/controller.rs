@@ -10,12 +10,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use pb::{Kind, Object};
 use runtime::{
     leader::{self, Leadership},
     queue::{Queue, Work},
     tasks::Tasks,
 };
-use store::Store;
+use store::{Key, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -118,6 +119,11 @@ impl Sets {
         while let Some(work) = self.queue.take().await {
             metrics::get().queue.set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
             let span = tracing::info_span!("reconcile", set = %*work);
+            // What is done about a set belongs to the trace of its last change.
+            let key = Key::object(Kind::StatefulSet, &work.namespace, &work.name);
+            if let Some(set) = self.caches.sets.get(&key) {
+                runtime::trace::follow(&span, &set.meta().annotations);
+            }
             self.step(work).instrument(span).await;
         }
     }
