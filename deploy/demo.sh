@@ -34,6 +34,10 @@ finish() {
 }
 trap finish EXIT
 
+# Lets a user watch the pods; what they see goes to $WATCH_LOG.
+watch_pods() { : >"$WATCH_LOG"; "$BERTH" get pods --watch >>"$WATCH_LOG" 2>&1 & WATCH_PID=$!; }
+stop_watching() { kill "$WATCH_PID"; wait "$WATCH_PID" 2>/dev/null || true; WATCH_PID=; }
+
 field() { berth get "$1" "$2" -o json | jq -r "$3"; }
 # Who runs, since when: changes if any pod or container was replaced or restarted.
 running() {
@@ -53,7 +57,7 @@ show berth lab up --nodes 3
 show berth get nodes -o wide
 
 step "The StatefulSet of the Kubernetes documentation, created in order"
-berth get pods --watch >"$WATCH_LOG" 2>&1 & WATCH_PID=$!
+watch_pods
 show berth apply -f examples/web.yaml
 show berth rollout status sts/web --timeout 120s
 cat "$WATCH_LOG"
@@ -64,7 +68,7 @@ for k in 1 2; do
     $1 == before && $2 == "1/1" {ready = 1}
     $1 == me {exit !ready}' "$WATCH_LOG" || fails "web-$k was created before web-$((k - 1)) was ready"
 done
-kill "$WATCH_PID"; WATCH_PID=
+stop_watching
 holds "web-0, web-1, web-2: each was created when the one before it was ready"
 show berth get pods,pvc -o wide
 
@@ -100,10 +104,10 @@ expect "written by web-1" berth exec web-0 -- wget -T 5 -q -O - http://web-1.ngi
 holds "a new pod, the same name, the same claim, the same data"
 
 step "Scale down to 1: web-2 goes, then web-1; the claims stay"
-berth get pods --watch >"$WATCH_LOG" 2>&1 & WATCH_PID=$!
+watch_pods
 show berth scale sts web --replicas 1
 show berth wait pod/web-1 --for deleted --timeout 60s
-kill "$WATCH_PID"; WATCH_PID=
+stop_watching
 awk '$3 == "Terminating"' "$WATCH_LOG"
 order=$(awk '$3 == "Terminating" && !seen[$1]++ {print $1}' "$WATCH_LOG" | tr '\n' ' ')
 [ "$order" = "web-2 web-1 " ] || fails "the pods went in the order '$order'"

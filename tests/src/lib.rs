@@ -8,7 +8,7 @@ pub mod client;
 pub mod control;
 pub mod process;
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, LabArgs};
@@ -42,6 +42,12 @@ impl LabGuard {
 
 impl Drop for LabGuard {
     fn drop(&mut self) {
+        // `lab down` removes the logs with everything else; a test that failed is explained by nothing but them.
+        let logs = self.lab.layout().dir.join("log");
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab-logs");
+        if let Err(error) = copy_files(&logs, &kept) {
+            eprintln!("keep the logs in {}: {error}", kept.display());
+        }
         let down = berth_bin().and_then(|berth| Ok(Command::new(berth).args(["lab", "down"]).status()?));
         if !matches!(&down, Ok(status) if status.success()) {
             eprintln!("berth lab down: {down:?}");
@@ -53,6 +59,15 @@ impl Drop for LabGuard {
 pub fn nothing_is_left() -> Result<()> {
     let left = lab::leftovers(&default_lab().id()?)?;
     ensure!(left.is_empty(), "the lab left behind: {left:?}");
+    Ok(())
+}
+
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
     Ok(())
 }
 
