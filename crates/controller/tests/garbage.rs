@@ -1,5 +1,7 @@
 //! What goes when something else is gone, and what stays.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
 mod support;
 
 use std::{collections::BTreeMap, sync::Arc};

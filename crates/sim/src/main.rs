@@ -24,7 +24,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let options = Options { steps: args.steps, controllers: args.controllers, crash: None };
+    let options = Options { steps: args.steps, controllers: args.controllers, ..Options::default() };
     let (mut commits, mut last) = (0, 0);
     for seed in args.first..args.first.saturating_add(args.seeds) {
         match run(seed, &options) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use check::{Actor, Violation};
 use controller::{host::Host, object, observed::SetKey, step::StatusPolicy};
 use pb::{Object, ObjectExt, objects::*};
-use store::{Guard, Key, MemStore, Op, Txn, TxnOutcome, objects};
+use store::{Guard, Key, MemStore, Op, Prefix, Txn, TxnOutcome, objects};
 
 use crate::{
     chance::Chance,
@@ -32,11 +32,13 @@ pub struct Options {
     pub controllers: usize,
     /// A crash at a chosen call of the first controller, instead of faults by chance: for tests of every call.
     pub crash: Option<Crash>,
+    /// A mistake that the simulation must find: controllers leave out guards on these keys.
+    pub blind_to: Option<Prefix>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { steps: 400, controllers: 2, crash: None }
+        Self { steps: 400, controllers: 2, crash: None, blind_to: None }
     }
 }
 
@@ -175,6 +177,9 @@ impl Simulation {
         let set = self.new_set(options.crash.is_some());
         self.commit(Vec::new(), vec![objects::put(&set)], Actor::User);
         self.elect(0);
+        for (process, prefix) in self.processes.iter().zip(options.blind_to.iter().cycle()) {
+            process.wire.blind_to(prefix.clone());
+        }
         match options.crash {
             Some(crash) => self.script(crash)?,
             None => {

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use check::Actor;
 use parking_lot::Mutex;
 use store::{
-    Error, Key, Kv, LeaseId, MemStore, Page, PageRequest, Prefix, Result, Revision, Store, Txn, TxnOutcome, WatchStream,
+    Error, Guard, Key, Kv, LeaseId, MemStore, Page, PageRequest, Prefix, Result, Revision, Store, Txn, TxnOutcome,
+    WatchStream,
 };
 
 /// Which side of a call something happens on.
@@ -45,6 +46,7 @@ struct State {
     crash: Option<(u64, When)>,
     crashed: bool,
     lose_next: Option<When>,
+    blind_to: Option<Prefix>,
 }
 
 /// What a call meets.
@@ -74,6 +76,11 @@ impl Wire {
     /// Makes the next write's answer get lost.
     pub fn lose_next(&self, when: When) {
         self.state.lock().lose_next = Some(when);
+    }
+
+    /// Leaves out guards on keys under a prefix, as a controller with a mistake would.
+    pub fn blind_to(&self, prefix: Prefix) {
+        self.state.lock().blind_to = Some(prefix);
     }
 
     /// Whether the process has crashed; it is well again afterwards.
@@ -119,12 +126,22 @@ impl Wire {
         std::future::pending::<()>().await;
     }
 
-    fn commit(&self, txn: &Txn) -> Result<TxnOutcome> {
-        let outcome = self.store.commit(txn)?;
+    fn commit(&self, mut txn: Txn) -> Result<TxnOutcome> {
+        if let Some(blind) = &self.state.lock().blind_to {
+            txn.guards.retain(|guard| !touches(guard, blind));
+        }
+        let outcome = self.store.commit(&txn)?;
         if let TxnOutcome::Committed(revision) = outcome {
             self.authors.lock().insert(revision, Actor::SetController);
         }
         Ok(outcome)
+    }
+}
+
+fn touches(guard: &Guard, prefix: &Prefix) -> bool {
+    match guard {
+        Guard::Absent(key) | Guard::ModRevision(key, _) | Guard::CreateRevision(key, _) => prefix.contains(key),
+        Guard::PrefixNotNewer(range, _) => range.as_str().starts_with(prefix.as_str()),
     }
 }
 
@@ -156,19 +173,19 @@ impl Store for Wire {
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
         yield_once().await;
         match self.fate(true) {
-            Fate::Answered => self.commit(&txn),
+            Fate::Answered => self.commit(txn),
             Fate::Crash(When::Before) => {
                 self.die().await;
                 Err(Error::Unavailable("crashed".to_owned()))
             }
             Fate::Crash(When::After) => {
-                self.commit(&txn)?;
+                self.commit(txn)?;
                 self.die().await;
                 Err(Error::Unavailable("crashed".to_owned()))
             }
             Fate::Lost(When::Before) => Err(Error::Unknown("the simulation dropped the request".to_owned())),
             Fate::Lost(When::After) => {
-                self.commit(&txn)?;
+                self.commit(txn)?;
                 Err(Error::Unknown("the simulation dropped the answer".to_owned()))
             }
         }

@@ -249,9 +249,8 @@ async fn kubelet(store: Arc<dyn Store>, shutdown: CancellationToken) {
 async fn tend(store: &dyn Store, pod: &Pod) {
     let status = pod.status.clone().unwrap_or_default();
     let guards = vec![objects::unchanged(pod)];
-    let op = if pod.spec.as_ref().unwrap().node_name.is_empty() {
-        return;
-    } else if pod.is_terminating() && !pod.meta().finalizers.is_empty() {
+    let held = pod.is_terminating() && !pod.meta().finalizers.is_empty();
+    let op = if pod.spec.as_ref().unwrap().node_name.is_empty() || held {
         return;
     } else if pod.is_terminating() {
         Op::Delete(Key::of(pod))
