@@ -414,8 +414,7 @@ fn remove_folder(dir: &Path) -> Result<()> {
 /// A shim that was killed leaves its socket, and when the runtime then forgot the container nothing tells whose it was.
 /// A socket that no process has open is of no use to anyone.
 fn remove_dead_shim_sockets() -> Result<()> {
-    let open = fs::read_to_string("/proc/net/unix")?;
-    let open: BTreeSet<&str> = open.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    let open = open_unix_sockets()?;
     for socket in names_in(Path::new(SHIM_SOCKETS), |name| Some(Remnant::File(Path::new(SHIM_SOCKETS).join(name))))? {
         if let Remnant::File(path) = &socket
             && !open.contains(path.to_string_lossy().as_ref())
@@ -424,4 +423,23 @@ fn remove_dead_shim_sockets() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Paths of the unix sockets that processes of this machine have open. The kernel lists them by network namespace, so
+/// every namespace that a process lives in is asked: another lab's shims live in those of its nodes.
+fn open_unix_sockets() -> Result<BTreeSet<String>> {
+    let mut open = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for pid in pids()? {
+        let process = Path::new("/proc").join(pid.to_string());
+        // A process that has ended in the meantime has nothing open.
+        let Ok(namespace) = fs::read_link(process.join("ns/net")) else { continue };
+        if seen.contains(&namespace) {
+            continue;
+        }
+        let Ok(table) = fs::read_to_string(process.join("net/unix")) else { continue };
+        seen.insert(namespace);
+        open.extend(table.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned));
+    }
+    Ok(open)
 }
