@@ -6,6 +6,7 @@ use pb::{
     api::v1::{Object as AnyObject, object::Object as Variant},
     objects::*,
 };
+use runtime::trace;
 
 /// The finalizer that keeps a set until its dependents are gone.
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -92,7 +93,20 @@ pub fn born(object: &mut AnyObject) -> crate::error::Result<()> {
     if kind == Some(Kind::PersistentVolumeClaim) && !meta.finalizers.iter().any(|f| f == CLAIM_IN_USE) {
         meta.finalizers.push(CLAIM_IN_USE.to_owned());
     }
+    own_trace(kind, meta, trace::current());
     Ok(())
+}
+
+/// A set carries the trace of the request that last changed what it shall be, so that those who act on it can go on with
+/// it. The annotation is the server's: a client's own is not looked at.
+fn own_trace(kind: Option<Kind>, meta: &mut ObjectMeta, trace: Option<String>) {
+    if kind != Some(Kind::StatefulSet) {
+        return;
+    }
+    match trace {
+        Some(trace) => drop(meta.annotations.insert(trace::ANNOTATION.to_owned(), trace)),
+        None => drop(meta.annotations.remove(trace::ANNOTATION)),
+    }
 }
 
 /// Gives a changed object what the server owns, from the object as it was: identity, times, status, and a generation
@@ -109,9 +123,14 @@ pub fn changed(old: &AnyObject, new: &mut AnyObject) -> crate::error::Result<()>
     meta.deletion_grace_period_seconds = was.deletion_grace_period_seconds;
     meta.resource_version.clone_from(&was.resource_version);
     meta.generation = was.generation;
-    if spec_differs(old, new) {
-        meta_mut(new)?.generation += 1;
+    let before = was.annotations.get(trace::ANNOTATION).cloned();
+    let moved = spec_differs(old, new);
+    let kind = new.kind();
+    let meta = meta_mut(new)?;
+    if moved {
+        meta.generation += 1;
     }
+    own_trace(kind, meta, if moved { trace::current() } else { before });
     Ok(())
 }
 

@@ -125,6 +125,7 @@ impl Shared {
 
     /// Writes a new object that has been found good.
     pub async fn insert(&self, mut object: AnyObject, dry_run: bool) -> Result<AnyObject> {
+        note_trace(&mut object);
         let Some((kind, op)) = object.kind().zip(put_any(&object)) else {
             return Err(Error::field("object", "Required value"));
         };
@@ -205,6 +206,7 @@ impl Shared {
             let gone = self.commit(kind, guards, vec![Op::Delete(old.key.clone())]).await?;
             return Ok(gone.map(|_| Outcome::Gone(new)));
         }
+        note_trace(&mut new);
         let op = put_any(&new).ok_or_else(|| Error::field("object", "Required value"))?;
         if *op.key() != old.key {
             return Err(Error::Bug(format!("the new {} would be written over {}", op.key(), old.key)));
@@ -242,6 +244,14 @@ pub fn newborn(mut object: AnyObject) -> Result<AnyObject> {
     admission::default(&mut object);
     admission::create(&object)?;
     Ok(object)
+}
+
+/// Lets whoever acts on a changed set go on with the trace of the request that changed it.
+fn note_trace(object: &mut AnyObject) {
+    let Some(trace) = runtime::trace::current().filter(|_| object.kind() == Some(Kind::StatefulSet)) else { return };
+    if let Some(meta) = object.meta_mut() {
+        meta.annotations.insert(runtime::trace::ANNOTATION.to_owned(), trace);
+    }
 }
 
 fn namespace_key(name: &str) -> Key {
