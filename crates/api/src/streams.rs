@@ -110,7 +110,7 @@ impl Shared {
         request.container = container(&pod, &request.container)?;
         request.namespace = pod.namespace().to_owned();
         let request = agent::LogsRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
-        let pieces = timeout(ANSWER, agent.logs(request)).await.map_err(|_| silent(&pod))??.into_inner();
+        let pieces = answered(&pod, timeout(ANSWER, agent.logs(request)).await)?.into_inner();
         let pieces = pieces.map(|piece| Ok(piece?.response.unwrap_or_default()));
         Ok(pieces.take_until(self.stop.clone().cancelled_owned()))
     }
@@ -127,9 +127,31 @@ impl Shared {
         request.timeout_seconds = seconds.min(EXEC_SECONDS.1);
         let limit = Duration::from_secs(u64::from(request.timeout_seconds.unsigned_abs())) + ON_THE_WAY;
         let request = agent::ExecRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
-        let answer = timeout(limit, agent.exec(request)).await.map_err(|_| silent(&pod))??.into_inner();
+        let answer = answered(&pod, timeout(limit, agent.exec(request)).await)?.into_inner();
         Ok(answer.response.unwrap_or_default())
     }
+}
+
+/// What an agent answered; that it cannot be reached is said in words that help.
+fn answered<T>(
+    pod: &Pod,
+    answer: std::result::Result<std::result::Result<T, Status>, tokio::time::error::Elapsed>,
+) -> std::result::Result<T, Status> {
+    let status = match answer {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(status)) => status,
+        Err(_) => return Err(silent(pod)),
+    };
+    if status.code() != tonic::Code::Unavailable {
+        return Err(status);
+    }
+    let node = pod.spec.as_ref().map_or("", |spec| &spec.node_name);
+    Err(Status::unavailable(format!(
+        "the agent of node {node}, where pod {} is, cannot be reached ({}); the pod itself may run on: see `berth get node \
+         {node}`, and try again when the agent is back",
+        pod.name(),
+        status.message()
+    )))
 }
 
 fn silent(pod: &Pod) -> Status {
