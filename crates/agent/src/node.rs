@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use pb::agent::v1::{PodRef, agent_service_server::AgentServiceServer};
+use pb::agent::v1::agent_service_server::AgentServiceServer;
 use runtime::{server::Server, tasks::Tasks};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -142,9 +142,13 @@ where
 async fn found(shared: &Shared, token: &CancellationToken) -> Vec<FoundPod> {
     let in_runtime = until(token, "the container runtime tells its pods", || shared.cri.pods()).await;
     let mut pods = in_runtime.unwrap_or_default();
-    for uid in shared.volumes.pods().unwrap_or_default() {
-        let reference = PodRef { uid: uid.clone(), ..Default::default() };
-        pods.entry(uid).or_insert(FoundPod { reference, grace: None });
+    match shared.volumes.pods() {
+        Ok(folders) => {
+            for reference in folders {
+                pods.entry(reference.uid.clone()).or_insert(FoundPod { reference, grace: None });
+            }
+        }
+        Err(error) => tracing::error!(%error, "cannot read the pods' folders: volumes of unknown pods stay mounted"),
     }
     pods.into_values().collect()
 }

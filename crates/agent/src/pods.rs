@@ -114,6 +114,7 @@ impl Pods {
         match workers.get_mut(&reference.uid) {
             Some(handle) if !handle.done.is_cancelled() => {
                 handle.named = true;
+                handle.reference = reference;
                 handle.desired.send_replace(Desired::Known(Arc::new(bundle)));
             }
             // Stopped and reported; the report is on its way or answered.

@@ -15,7 +15,7 @@ use std::{
 use model::quantity::Quantity;
 use nix::mount::{MntFlags, MsFlags};
 use pb::{
-    agent::v1::PodBundle,
+    agent::v1::{PodBundle, PodRef},
     objects::{KeyToPath, ObjectMeta, Pod, PodSpec, Volume},
 };
 
@@ -26,6 +26,9 @@ use crate::{
 
 /// Mode of files from ConfigMaps and Secrets unless the volume says otherwise.
 const FILE_MODE: i32 = 0o644;
+
+/// The file in a pod's folder that tells its namespace and name.
+const NAME_FILE: &str = "name";
 
 /// What can go wrong with a pod's volumes.
 #[derive(Debug, thiserror::Error)]
@@ -88,13 +91,28 @@ impl VolumeManager {
         self.pods.join(uid).join("volumes")
     }
 
-    /// Uids of pods that have a folder on this node.
-    pub fn pods(&self) -> io::Result<Vec<String>> {
+    /// Makes the pod's folder, with its name in it: who finds the folder later knows whose it is.
+    pub fn remember(&self, pod: &PodRef) -> Result<(), VolumeError> {
+        let folder = self.pods.join(&pod.uid);
+        make_dir(&folder)?;
+        let name = folder.join(NAME_FILE);
+        write_file(&name, format!("{}/{}", pod.namespace, pod.name).as_bytes(), 0o600)
+    }
+
+    /// Pods that have a folder on this node. One whose folder does not tell its name has an empty one.
+    pub fn pods(&self) -> io::Result<Vec<PodRef>> {
         let entries = match fs::read_dir(&self.pods) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        let read = |entry: io::Result<fs::DirEntry>| {
+            let path = entry?.path();
+            let uid = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let text = fs::read_to_string(path.join(NAME_FILE)).unwrap_or_default();
+            let (namespace, name) = text.split_once('/').unwrap_or_default();
+            Ok(PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid })
+        };
+        entries.map(read).collect()
     }
 
     /// Whether nothing of the pod's volumes is on the node.
@@ -213,8 +231,8 @@ impl VolumeManager {
     /// Whether another pod of this node has the volume; if that cannot be told, it counts as used.
     fn used_by_another(&self, uid: &str, which: &Published) -> bool {
         let Ok(pods) = self.pods() else { return true };
-        pods.iter().filter(|other| *other != uid).any(|other| {
-            let folders = fs::read_dir(self.folder(other)).into_iter().flatten().flatten();
+        pods.iter().filter(|other| other.uid != uid).any(|other| {
+            let folders = fs::read_dir(self.folder(&other.uid)).into_iter().flatten().flatten();
             folders.into_iter().any(|volume| match read_record(&volume.path().join("csi.json")) {
                 Ok(record) => record.as_ref() == Some(which),
                 Err(_) => true,

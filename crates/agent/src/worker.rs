@@ -33,7 +33,7 @@ use crate::{
     metrics::Metrics,
     probe::Probers,
     report::Reporter,
-    spec::NodeSettings,
+    spec::{NodeSettings, reference},
     volumes::VolumeManager,
 };
 
@@ -115,6 +115,7 @@ pub struct Worker {
     untold_since: Option<Instant>,
     volumes: Volumes,
     settling: u32,
+    remembered: bool,
 }
 
 impl Worker {
@@ -143,6 +144,7 @@ impl Worker {
             untold_since: None,
             volumes: Volumes::Unknown,
             settling: 0,
+            remembered: false,
         }
     }
 
@@ -178,6 +180,9 @@ impl Worker {
                 let deadline = self.deadline(&plan, &runtime, wanted);
                 self.wait(Some(deadline)).await;
             } else {
+                if wanted == Wanted::Run {
+                    self.remember();
+                }
                 self.act(&desired, &bundle, wanted, &runtime, plan.actions).await;
             }
             self.flush_if_due(&desired);
@@ -215,7 +220,20 @@ impl Worker {
         if !self.last.as_ref().is_some_and(same) {
             self.failures.clear();
         }
+        if let Some(pod) = &bundle.pod {
+            self.reference = reference(pod);
+        }
         self.last = Some(bundle.clone());
+    }
+
+    /// Leaves the pod's name on the node before anything else of it.
+    fn remember(&mut self) {
+        if !self.remembered {
+            match self.shared.volumes.remember(&self.reference) {
+                Ok(()) => self.remembered = true,
+                Err(error) => tracing::warn!(%error, "cannot write down the pod's name"),
+            }
+        }
     }
 
     fn index(&self, runtime: &Runtime) {

@@ -1,5 +1,7 @@
 //! Hollow nodes against an API service in memory.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on ends here")]
+
 mod fake;
 
 use std::time::Duration;

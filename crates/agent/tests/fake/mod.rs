@@ -1,6 +1,7 @@
 //! A `NodeService` in memory: the API service as agents see it, with a handle to steer and to look.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
@@ -241,6 +242,8 @@ impl NodeService for Cluster {
         for report in request.pods {
             state.reports += 1;
             let reference = report.pod.clone().unwrap();
+            let known = state.pods.get(&reference.uid).map(|(_, bundle)| self::reference(bundle));
+            assert!(known.is_none_or(|known| known == reference), "a report names another pod: {reference:?}");
             let outcome = match state.pods.get_mut(&reference.uid) {
                 None => "Gone",
                 Some(_) if report.stopped => {

@@ -1,5 +1,7 @@
 //! The agent on a machine of its own: real containerd, real mounts, real network; only the API service is a stand-in.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on ends here")]
+
 mod driver;
 #[path = "../fake/mod.rs"]
 mod fake;
@@ -416,6 +418,44 @@ fn pods_find_each_other_by_name_and_users_see_into_them() {
             node.stop(uid).await;
         }
         node.assert_clean();
+    });
+}
+
+#[test]
+fn an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing() {
+    build_images();
+    inside("an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing", |machine| async {
+        let mut node = Node::start(machine).await;
+        let spec = json!({
+            "terminationGracePeriodSeconds": 5,
+            "containers": [{"name": "nginx", "image": NGINX, "readinessProbe": {"httpGet": {"port": 80}}}],
+            "volumes": [{"name": "scratch", "emptyDir": {"medium": "Memory"}}],
+        });
+        for round in 0..6u64 {
+            let names: Vec<_> = (0..2).map(|k| format!("p{round}-{k}")).collect();
+            for name in &names {
+                node.cluster.put_pod("node-1", pod(name, spec.clone()));
+            }
+            // At another moment of the start each time, then of the stop.
+            tokio::time::sleep(Duration::from_millis(60 + 170 * round)).await;
+            node.kill_agent().await;
+            node.start_agent();
+            for name in &names {
+                node.ready(&format!("uid-{name}")).await;
+            }
+            assert_eq!(node.machine.tasks().len(), 2 * names.len(), "one sandbox and one container each");
+            for name in &names {
+                node.cluster.delete_pod(&format!("uid-{name}"));
+            }
+            tokio::time::sleep(Duration::from_millis(10 + 40 * round)).await;
+            node.kill_agent().await;
+            node.start_agent();
+            for name in &names {
+                let uid = format!("uid-{name}");
+                node.cluster.until(&format!("{uid} is stopped"), LIMIT, |c| c.stopped(&uid)).await;
+            }
+            node.assert_clean();
+        }
     });
 }
 
