@@ -38,7 +38,12 @@ struct Prepared {
     reachable: Vec<NodeSelector>,
     /// Why the pod cannot have its volumes as things are.
     problem: Option<String>,
+    /// What the answer rests on.
+    guards: Vec<pb::meta::v1::Guard>,
 }
+
+/// A node, or why there is none, and what the answer rests on.
+type Placed = (Result<String, String>, Vec<pb::meta::v1::Guard>);
 
 impl Apply<'_> {
     /// Creates the pod of an ordinal with the claims that it lacks.
@@ -64,13 +69,22 @@ impl Apply<'_> {
         for name in &new.reused {
             needs.push(Need { claim: self.claim(name.as_str())?.clone(), new: false, unbound: false, written: false });
         }
-        let mut prepared = self.prepare(needs, &mut draft).await?;
+        let (mut prepared, anywhere) = if new.reused.is_empty() {
+            // Claims that are made now are most likely not tied to a place: both are asked at the same time.
+            let (prepared, placed) = futures::join!(self.prepare(needs), self.place(&pod, &[]));
+            (prepared?, Some(placed?))
+        } else {
+            (self.prepare(needs).await?, None)
+        };
+        draft.guard_pb(&prepared.guards);
 
         let now = Time::from(self.around.host.now());
-        let node = match prepared.problem.take() {
-            Some(problem) => Err(problem),
-            None => self.place(&pod, &prepared.reachable, &mut draft).await?,
+        let (node, guards) = match (prepared.problem.take(), anywhere) {
+            (Some(problem), _) => (Err(problem), Vec::new()),
+            (None, Some(placed)) if prepared.reachable.is_empty() => placed,
+            (None, _) => self.place(&pod, &prepared.reachable).await?,
         };
+        draft.guard_pb(&guards);
         let mut notes = Vec::new();
         match node {
             Ok(node) => {
@@ -103,7 +117,8 @@ impl Apply<'_> {
         let node = self.observed.pods.get(pod.as_str()).and_then(|pod| pod.spec.as_ref()).map(|spec| &spec.node_name);
         let mut needs = vec![Need { claim, new: true, unbound: false, written: false }];
         if let Some(node) = node.filter(|node| !node.is_empty()) {
-            let mut prepared = self.prepare(needs, &mut draft).await?;
+            let mut prepared = self.prepare(needs).await?;
+            draft.guard_pb(&prepared.guards);
             if prepared.problem.is_none() {
                 self.provision(&mut prepared.needs, node, &mut draft).await?;
             }
@@ -118,8 +133,8 @@ impl Apply<'_> {
     }
 
     /// Asks the volume manager what the claims have or need.
-    async fn prepare(&self, mut needs: Vec<Need>, draft: &mut Draft) -> Result<Prepared, Fault> {
-        let mut prepared = Prepared { needs: Vec::new(), reachable: Vec::new(), problem: None };
+    async fn prepare(&self, mut needs: Vec<Need>) -> Result<Prepared, Fault> {
+        let mut prepared = Prepared { needs: Vec::new(), reachable: Vec::new(), problem: None, guards: Vec::new() };
         if needs.is_empty() {
             return Ok(prepared);
         }
@@ -132,7 +147,7 @@ impl Apply<'_> {
             )));
         }
         for (need, answer) in needs.iter_mut().zip(claims) {
-            draft.guard_pb(&answer.guards);
+            prepared.guards.extend(answer.guards);
             match answer.state {
                 Some(prepared_claim::State::Bound(bound)) => prepared.reachable.extend(bound.reachable),
                 Some(prepared_claim::State::Unbound(unbound)) => {
@@ -150,20 +165,12 @@ impl Apply<'_> {
         Ok(prepared)
     }
 
-    /// Asks the scheduler for a node; the inner error says why there is none.
-    async fn place(
-        &self,
-        pod: &Pod,
-        reachable: &[NodeSelector],
-        draft: &mut Draft,
-    ) -> Result<Result<String, String>, Fault> {
+    /// Asks the scheduler for a node.
+    async fn place(&self, pod: &Pod, reachable: &[NodeSelector]) -> Result<Placed, Fault> {
         let request = PlaceRequest { pod: Some(pod.clone()), reachable: reachable.to_vec() };
         match self.around.placer.place(request).await?.result {
-            Some(place_response::Result::Placement(placement)) => {
-                draft.guard_pb(&placement.guards);
-                Ok(Ok(placement.node_name))
-            }
-            Some(place_response::Result::Unschedulable(unschedulable)) => Ok(Err(unschedulable.message)),
+            Some(place_response::Result::Placement(placement)) => Ok((Ok(placement.node_name), placement.guards)),
+            Some(place_response::Result::Unschedulable(unschedulable)) => Ok((Err(unschedulable.message), Vec::new())),
             None => Err(Fault::Nonsense("the scheduler named neither a node nor a reason".to_owned())),
         }
     }
