@@ -7,7 +7,13 @@ mod driver;
 mod fake;
 mod machine;
 
-use std::{fs, path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    path::PathBuf,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use agent::Config;
 use clap::Parser;
@@ -179,8 +185,11 @@ fn web_runs_with_its_volume_and_goes_without_a_trace() {
         let status = node.cluster.pod("uid-web-0").unwrap().pod.unwrap().status.unwrap();
         assert_eq!(status.phase, "Running");
         assert!(status.pod_ip.starts_with("10.79.0."), "{}", status.pod_ip);
-        let page = machine::run("curl", &["--silent", "--show-error", &format!("http://{}/", status.pod_ip)]);
-        assert_eq!(page, "from the volume");
+        let mut page = String::new();
+        let mut connection = std::net::TcpStream::connect((status.pod_ip.as_str(), 80)).unwrap();
+        connection.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        connection.read_to_string(&mut page).unwrap();
+        assert!(page.ends_with("\r\n\r\nfrom the volume"), "{page}");
         let id = status.container_statuses[0].container_id.trim_start_matches("containerd://").to_owned();
         let exec = |command: &[&str]| {
             node.machine.ctr(&[&["tasks", "exec", "--exec-id", "look", id.as_str()], command].concat())
@@ -415,6 +424,57 @@ fn pods_find_each_other_by_name_and_users_see_into_them() {
         node.cluster.put_node(serde_json::from_value(other).unwrap());
         wait("the route", || machine::run("ip", &["route"]).contains("10.79.9.0/24 via 10.99.0.2"));
         for uid in ["uid-web-0", "uid-talker"] {
+            node.stop(uid).await;
+        }
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn probes_decide_who_is_ready_and_who_is_restarted() {
+    build_images();
+    inside("probes_decide_who_is_ready_and_who_is_restarted", |machine| async {
+        let node = Node::start(machine).await;
+        let mut main = shell("main", "trap 'exit 0' TERM QUIT; touch /ready; sleep 1000 & wait");
+        main["startupProbe"] = json!({"exec": {"command": ["test", "-e", "/ready"]}, "periodSeconds": 1});
+        main["readinessProbe"] =
+            json!({"exec": {"command": ["test", "-e", "/ready"]}, "periodSeconds": 1, "failureThreshold": 1});
+        main["livenessProbe"] =
+            json!({"exec": {"command": ["test", "!", "-e", "/broken"]}, "periodSeconds": 1, "failureThreshold": 1});
+        node.cluster.put_pod("node-1", pod("probed", json!({"containers": [main]})));
+        // A period of 10 s, and a server that needs a second to come up.
+        let late = shell("main", "sleep 1; exec nginx -g 'daemon off;'");
+        let mut quick = late.clone();
+        quick["readinessProbe"] = json!({"tcpSocket": {"port": 80}, "periodSeconds": 10});
+        node.cluster.put_pod("node-1", pod("quick", json!({"containers": [quick]})));
+        let mut hopeless = sleeper();
+        hopeless["startupProbe"] = json!({"tcpSocket": {"port": 81}, "periodSeconds": 1, "failureThreshold": 2});
+        node.cluster.put_pod("node-1", pod("hopeless", json!({"containers": [hopeless]})));
+
+        node.ready("uid-quick").await;
+        let status = node.cluster.pod("uid-quick").unwrap().pod.unwrap().status.unwrap();
+        let at = |time: &Option<pb::objects::Time>| time.unwrap().timestamp();
+        let started = at(&status.container_statuses[0].state.as_ref().unwrap().running.as_ref().unwrap().started_at);
+        let ready = at(&status.conditions.iter().find(|c| c.r#type == "Ready").unwrap().last_transition_time);
+        let took = ready.duration_since(started);
+        assert!(took.as_millis() < 4000, "ready a period late: {took:?}");
+
+        node.ready("uid-probed").await;
+        let mut agent = AgentServiceClient::connect("http://127.0.0.1:7450").await.unwrap();
+        exec(&mut agent, "probed", "rm /ready").await;
+        node.cluster.until("not ready", LIMIT, |c| !c.is_ready("uid-probed")).await;
+        exec(&mut agent, "probed", "touch /ready").await;
+        node.ready("uid-probed").await;
+        exec(&mut agent, "probed", "touch /broken").await;
+        let restarts = |c: &Cluster, uid: &str| {
+            let status = c.pod(uid).and_then(|b| b.pod).and_then(|p| p.status).unwrap_or_default();
+            status.container_statuses.first().map_or(0, |s| s.restart_count)
+        };
+        node.cluster.until("restarted", LIMIT, |c| restarts(c, "uid-probed") == 1).await;
+        node.ready("uid-probed").await;
+        node.cluster.until("restarted", LIMIT, |c| restarts(c, "uid-hopeless") >= 1).await;
+        assert_eq!(restarts(&node.cluster, "uid-quick"), 0);
+        for uid in ["uid-probed", "uid-quick", "uid-hopeless"] {
             node.stop(uid).await;
         }
         node.assert_clean();
