@@ -6,7 +6,7 @@ use model::identity::{ModRevision, Uid};
 use pb::{Kind, Object, ObjectExt, api::v1::Object as AnyObject, objects::*};
 use plan::gc::{Action, Dependent, ObjectName, Owner, Propagation, Reference};
 use runtime::Cache;
-use store::{Guard, Key, Prefix};
+use store::{Guard, Key, Prefix, objects::Undecodable};
 
 use crate::{
     caches::Caches,
@@ -95,22 +95,24 @@ fn name_of<T: Object>(object: &T) -> ObjectName {
 }
 
 /// The family of one owner, as the caches show it.
+#[derive(Default)]
 struct Family {
     owners: BTreeMap<Uid, Owner>,
     dependents: Vec<Dependent>,
     objects: BTreeMap<Key, AnyObject>,
     /// That no dependent came that the caches do not show.
     complete: Vec<Guard>,
+    /// Something in the namespace that cannot be read, and may be a dependent.
+    unknown: Option<Undecodable>,
 }
 
 impl Family {
-    fn gather(caches: &Caches, owner: &OwnerKey) -> Result<Self, Fault> {
-        let mut family =
-            Self { owners: BTreeMap::new(), dependents: Vec::new(), objects: BTreeMap::new(), complete: Vec::new() };
-        family.add_dependents(&caches.pods, owner)?;
-        family.add_dependents(&caches.claims, owner)?;
-        family.add_dependents(&caches.revisions, owner)?;
-        family.add_dependents(&caches.services, owner)?;
+    fn gather(caches: &Caches, owner: &OwnerKey) -> Self {
+        let mut family = Self::default();
+        family.add_dependents(&caches.pods, owner);
+        family.add_dependents(&caches.claims, owner);
+        family.add_dependents(&caches.revisions, owner);
+        family.add_dependents(&caches.services, owner);
         // After the dependents: what owns them is not older than they are.
         if let Found::Is(found) = find(caches, &owner.key) {
             if found.uid == owner.uid {
@@ -141,23 +143,19 @@ impl Family {
                 family.owners.insert(reference.uid.clone(), found);
             }
         }
-        Ok(family)
+        family
     }
 
-    fn add_dependents<T: Object>(&mut self, cache: &Cache<T>, owner: &OwnerKey) -> Result<(), Fault> {
+    fn add_dependents<T: Object>(&mut self, cache: &Cache<T>, owner: &OwnerKey) {
         let prefix = Prefix::namespace(T::KIND, owner.key.namespace());
         self.complete.push(Guard::PrefixNotNewer(prefix.clone(), cache.revision()));
-        if let Some(unknown) = cache.undecodable(&prefix).into_iter().next() {
-            // It may be a dependent: the owner's finalizers stay, and so does all else.
-            return Err(unknown.into());
-        }
+        self.unknown = self.unknown.take().or_else(|| cache.undecodable(&prefix).into_iter().next());
         for object in cache.list(&prefix) {
             if object.meta().owner_references.iter().any(|reference| reference.uid == owner.uid) {
                 self.dependents.push(dependent(object.as_ref()));
                 self.objects.insert(Key::of(object.as_ref()), Arc::unwrap_or_clone(object).into_any());
             }
         }
-        Ok(())
     }
 
     fn object(&self, name: &ObjectName) -> Result<AnyObject, Fault> {
@@ -185,7 +183,7 @@ fn dependent<T: Object>(object: &T) -> Dependent {
 
 /// Does what is due about one owner and all that it owns.
 pub async fn collect(caches: &Caches, around: &Surroundings, owner: &OwnerKey) -> Result<(), Fault> {
-    let family = Family::gather(caches, owner)?;
+    let family = Family::gather(caches, owner);
     let mut failed = None;
     for action in plan::gc::plan(&family.owners, &family.dependents) {
         let done = match draft(caches, around, &family, &action) {
@@ -221,6 +219,10 @@ fn draft(caches: &Caches, around: &Surroundings, family: &Family, action: &Actio
             draft
         }
         Action::RemoveFinalizer { object, at, finalizer, .. } => {
+            if let Some(unknown) = &family.unknown {
+                // The owner waits for it if it is a dependent, and nobody can tell.
+                return Err(unknown.clone().into());
+            }
             let mut draft = Draft::new([seen(object, at)]);
             draft.guard(family.complete.iter().cloned());
             let mut changed = family.object(object)?;
