@@ -177,7 +177,7 @@ async fn ordered_creation_survives_kills(lab: &LabGuard, client: &Client) -> Res
     client.apply(&[set_manifest("chaos", 0)]).await?;
     for round in 0..ROUNDS {
         let victim = victims[usize::try_from(dice.roll(victims.len() as u64))?];
-        let moment = Duration::from_millis(dice.roll(1500));
+        let moment = Duration::from_millis(dice.roll(1200));
         let (_, since) = client.list::<Pod>("app=chaos").await?;
         let start = Instant::now();
         client.scale("chaos", REPLICAS).await?;

@@ -26,6 +26,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     act::{self, Failed},
@@ -397,10 +398,15 @@ impl Worker {
     ) {
         let only_stops = actions.iter().all(|action| matches!(action, Action::StopContainer { .. }));
         let shared = self.shared.clone();
+        // What is done for a pod belongs to the trace of the request that wanted it.
+        let span = tracing::info_span!("act", steps = ?actions.iter().map(Action::step).collect::<Vec<_>>());
+        if let Some(meta) = bundle.pod.as_ref().and_then(|pod| pod.metadata.as_ref()) {
+            runtime::trace::follow(&span, &meta.annotations);
+        }
         let acts = actions
             .iter()
             .map(|action| act::perform(&shared, bundle, runtime, action).map(move |result| (action.clone(), result)));
-        let mut all = std::pin::pin!(join_all(acts));
+        let mut all = std::pin::pin!(join_all(acts).instrument(span));
         let results = loop {
             let report_due = self.report_due(wanted);
             tokio::select! {
