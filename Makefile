@@ -14,8 +14,9 @@ export BERTH_IMAGES := $(abspath $(IMAGES))
 export BERTH_BIN := $(abspath $(BERTH))
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 # Tests make mounts and network namespaces: not the build, but the test programs run as root.
-RUNNER := CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_RUNNER
-export $(RUNNER) := $(SUDO)
+ifneq ($(SUDO),)
+export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_RUNNER := $(SUDO)
+endif
 SEEDS ?= 200
 
 .PHONY: help
