@@ -1,5 +1,7 @@
 //! The cache over a store: it shows what is there, in order, through compaction, and never takes unknown for absent.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
+
 use std::{sync::Arc, time::Duration};
 
 use pb::{Kind, Object, objects::ConfigMap};

@@ -1,5 +1,7 @@
 //! Fenced leadership over a real etcd.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
+
 use std::{sync::Arc, time::Duration};
 
 use runtime::{CancellationToken, Leadership, leader};
