@@ -7,7 +7,7 @@ use std::{
 };
 
 use pb::{Kind, Object, api::v1::Object as AnyObject};
-use runtime::Tasks;
+use runtime::{Tasks, feed::feed};
 use store::{
     Guard, Key, Kv, LeaseId, Prefix, Revision, Store, Txn, TxnOutcome,
     objects::{Undecodable, decode_any},
@@ -16,7 +16,7 @@ use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     error::{Error, Result},
-    feed::{Decode, feed},
+    feed::{Decode, WindowSink},
     window::{Window, starting_with},
 };
 
@@ -99,11 +99,13 @@ impl Caches {
     pub fn start(store: &Arc<dyn Store>, tasks: &Tasks) -> Self {
         let kinds = Kind::ALL.map(|kind| {
             let window = Arc::new(KindWindow::default());
-            tasks.spawn("feed", feed(store.clone(), Prefix::kind(kind), window.clone(), decoder(kind)));
+            let sink = WindowSink { window: Arc::clone(&window), decode: decoder(kind) };
+            tasks.spawn("feed", feed(store.clone(), Prefix::kind(kind), sink));
             (kind, window)
         });
         let leases = Arc::new(Window::default());
-        tasks.spawn("feed", feed(store.clone(), Prefix::node_leases(), leases.clone(), lease));
+        let sink = WindowSink { window: Arc::clone(&leases), decode: lease };
+        tasks.spawn("feed", feed(store.clone(), Prefix::node_leases(), sink));
         Self { kinds: kinds.into_iter().collect(), leases, pods_confirmed: Mutex::default() }
     }
 

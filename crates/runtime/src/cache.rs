@@ -1,21 +1,22 @@
 //! What a service knows of the store: a map in memory, fed by one watch.
 //!
-//! The reflector lists (all pages at one revision), swaps the map in at once, then follows the watch; when the watch
-//! cannot go on (compaction, an error) it lists again. Readers never see half a revision, and never see the cache go
-//! back. An object that cannot be decoded is kept apart as *unknown*: it is never absent.
+//! The cache is fed by [`crate::feed`]. Readers never see half a revision, and never see the cache go back. An object
+//! that cannot be decoded is kept apart as *unknown*: it is never absent.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-use futures::StreamExt;
 use parking_lot::RwLock;
 use pb::Object;
 use store::{
-    Event, Key, Kv, PageRequest, Prefix, Revision, Store, WatchItem,
+    Event, Key, Kv, Prefix, Revision, Store,
     objects::{Undecodable, decode},
 };
 use tokio::sync::{broadcast, watch};
 
-use crate::{backoff::Backoff, tasks::Tasks};
+use crate::{
+    feed::{Sink, feed},
+    tasks::Tasks,
+};
 
 /// Changes that a subscriber may lag behind before it is told to look at everything again.
 const CHANGES: usize = 8192;
@@ -110,7 +111,7 @@ where
         changes: broadcast::Sender::new(CHANGES),
     });
     let cache = Cache { shared: Arc::clone(&shared) };
-    tasks.spawn("reflector", Reflector { store, prefix, decode, shared }.run());
+    tasks.spawn("reflector", feed(store, prefix, Reflector { decode, shared }));
     cache
 }
 
@@ -179,86 +180,55 @@ fn range<'a, V>(map: &'a BTreeMap<Key, V>, prefix: &'a Prefix) -> impl Iterator<
     map.range((Bound::Included(start), Bound::Unbounded)).take_while(|(key, _)| prefix.contains(key))
 }
 
+/// What feeds a cache.
 struct Reflector<V, F> {
-    store: Arc<dyn Store>,
-    prefix: Prefix,
     decode: F,
     shared: Arc<Shared<V>>,
 }
 
-impl<V, F> Reflector<V, F>
+impl<V, F> Sink for Reflector<V, F>
 where
     V: Send + Sync + 'static,
-    F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync,
+    F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync + 'static,
 {
-    async fn run(self) {
-        let mut failures = 0;
-        loop {
-            let before = *self.shared.revision.borrow();
-            let error = match self.list().await {
-                Ok(revision) => self.follow(revision).await,
-                Err(error) => error,
-            };
-            let progressed = *self.shared.revision.borrow() != before;
-            failures = if progressed { 1 } else { failures + 1 };
-            tracing::warn!(prefix = %self.prefix, %error, failures, "the watch ended; listing again");
-            tokio::time::sleep(Backoff::RECONNECT.after(failures)).await;
-        }
-    }
-
-    /// Reads all pages at one revision and swaps them in.
-    async fn list(&self) -> store::Result<Revision> {
+    fn reset(&self, revision: Revision, items: Vec<Kv>) -> bool {
         let mut contents = Contents { known: BTreeMap::new(), unknown: BTreeMap::new() };
-        let mut request = PageRequest::default();
-        loop {
-            let page = self.store.list(&self.prefix, request.clone()).await?;
-            request.revision.get_or_insert(page.revision);
-            request.after = page.items.last().map(|kv| kv.key.clone());
-            for kv in &page.items {
-                self.insert(&mut contents, kv);
-            }
-            if !page.more {
-                break;
-            }
-        }
-        let revision = request.revision.unwrap_or(0);
-        if revision < self.shared.revision.borrow().unwrap_or(0) {
-            return Err(store::Error::Unavailable(format!("the store went back to revision {revision}")));
+        for kv in &items {
+            self.insert(&mut contents, kv);
         }
         {
             let mut now = self.shared.contents.write();
+            if self.shared.revision.borrow().is_some_and(|shown| shown > revision) {
+                return false;
+            }
             *now = contents;
             self.shared.revision.send_replace(Some(revision));
         }
         self.tell(Change::Resynced);
-        Ok(revision)
-    }
-
-    /// Follows the watch until it cannot go on, and says why.
-    async fn follow(&self, after: Revision) -> store::Error {
-        let mut watch = match self.store.watch(&self.prefix, after).await {
-            Ok(watch) => watch,
-            Err(error) => return error,
-        };
-        while let Some(item) = watch.next().await {
-            match item {
-                Ok(WatchItem::Events(revision, events)) => self.apply(revision, events),
-                Ok(WatchItem::Progress(revision)) => self.advance(revision),
-                Err(error) => return error,
-            }
-        }
-        store::Error::Unavailable("the watch stream ended".to_owned())
+        true
     }
 
     fn apply(&self, revision: Revision, events: Vec<Event>) {
         let mut contents = self.shared.contents.write();
         let changes: Vec<_> =
             events.into_iter().filter_map(|event| self.change(&mut contents, revision, event)).collect();
-        self.advance(revision);
+        self.progress(revision);
         drop(contents);
         changes.into_iter().for_each(|change| self.tell(change));
     }
 
+    fn progress(&self, revision: Revision) {
+        self.shared.revision.send_if_modified(|now| {
+            let ahead = now.is_none_or(|now| now < revision);
+            if ahead {
+                *now = Some(revision);
+            }
+            ahead
+        });
+    }
+}
+
+impl<V, F: Fn(&Kv) -> Result<V, Undecodable>> Reflector<V, F> {
     fn change(&self, contents: &mut Contents<V>, revision: Revision, event: Event) -> Option<Change<V>> {
         match event {
             Event::Put(kv) => {
@@ -291,16 +261,6 @@ where
                 None
             }
         }
-    }
-
-    fn advance(&self, revision: Revision) {
-        self.shared.revision.send_if_modified(|now| {
-            let ahead = now.is_none_or(|now| now < revision);
-            if ahead {
-                *now = Some(revision);
-            }
-            ahead
-        });
     }
 
     fn tell(&self, change: Change<V>) {

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod cache;
 pub mod channel;
 pub mod config;
+pub mod feed;
 pub mod leader;
 pub mod metrics;
 pub mod queue;

@@ -12,12 +12,12 @@ use pb::{
     agent::v1::{HeartbeatRequest, HeartbeatResponse, RegisterRequest, RegisterResponse},
     objects::{Condition, Node, Time},
 };
+use runtime::feed::list_all;
 use store::{Guard, Key, LeaseId, Op, Prefix, Revision, Txn, TxnOutcome, objects};
 
 use crate::{
     Shared, admission,
     error::{Error, Result, called},
-    feed,
     object::{born, now},
 };
 
@@ -131,7 +131,7 @@ impl Shared {
 
     /// A network that no node has, and the revision at which that was so.
     async fn free_network(&self) -> Result<(String, Revision)> {
-        let (nodes, revision) = feed::all(&*self.store, &Prefix::kind(Kind::Node)).await?;
+        let (nodes, revision) = list_all(&*self.store, &Prefix::kind(Kind::Node)).await?;
         let mut taken = BTreeSet::new();
         for kv in &nodes {
             let node: Node = objects::decode(kv)?;
