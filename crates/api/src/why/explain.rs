@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use model::identity::PodName;
+use model::identity::{PodName, SetName};
 use pb::{
     Object, ObjectExt,
     api::v1::{WhyReason, WhyResponse},
@@ -90,7 +90,16 @@ impl Answer<'_> {
     }
 
     fn about_pod(&mut self, name: &PodName) -> String {
-        self.follow(name, &mut BTreeSet::new());
+        let mut seen = BTreeSet::new();
+        self.follow(name, &mut seen);
+        if self.reasons.is_empty()
+            && self.pod(name).is_none()
+            && self.is_wanted(name)
+            && let Some(first) = self.next_to_act_on()
+        {
+            self.follow(&first, &mut seen);
+            return format!("{name} is not created yet: {first} comes first");
+        }
         match (self.reasons.first(), self.pod(name)) {
             (Some(first), _) => {
                 // The reason at the end of the way, if it is about another object.
@@ -104,6 +113,25 @@ impl Answer<'_> {
             (None, Some(pod)) => format!("{name} is {} and waits for nothing that is known here", phase(pod)),
             (None, None) => format!("{name} is not wanted: the set has fewer replicas"),
         }
+    }
+
+    /// Whether the set has this ordinal.
+    fn is_wanted(&self, name: &PodName) -> bool {
+        let Some(set) = self.facts.set else { return false };
+        let spec = set.spec.clone().unwrap_or_default();
+        let start = spec.ordinals.map_or(0, |ordinals| ordinals.start);
+        let range = start..start.saturating_add(spec.replicas.unwrap_or(1));
+        let ordinal = SetName::from(set.name()).ordinal_of(name);
+        ordinal.is_some_and(|ordinal| range.contains(&i32::try_from(ordinal.0).unwrap_or(i32::MAX)))
+    }
+
+    /// The first pod that the plan is about to create or delete: a plan that acts says nothing of the pods behind.
+    fn next_to_act_on(&self) -> Option<PodName> {
+        self.plan.as_ref()?.actions.iter().find_map(|action| match &action.op {
+            Op::CreatePod(new) => Some(new.pod.clone()),
+            Op::DeletePod { pod, .. } => Some(pod.clone()),
+            _ => None,
+        })
     }
 
     /// Everything about one pod, then about the pod that it waits for.
@@ -389,6 +417,14 @@ mod tests {
         assert!(answer.reasons.iter().any(|r| r.message.contains("readiness probe does not hold")));
         assert_eq!(answer.reasons[1].since, Some(Time { seconds: 100, nanos: 0 }));
         assert!(answer.reasons[1].advice.contains("berth logs web-1"));
+    }
+
+    #[test]
+    fn a_pod_behind_one_that_is_about_to_be_created_is_wanted() {
+        let first = pod("web-0", true);
+        let answer = ask(&Asked::Pod("web-2".into()), &[&first]);
+        assert_eq!(answer.summary, "web-2 is not created yet: web-1 comes first", "{answer:#?}");
+        assert_eq!(answer.reasons[0].reason, "ControllerDue");
     }
 
     #[test]
