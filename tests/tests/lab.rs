@@ -90,9 +90,10 @@ async fn the_next_ordinal_follows_at_once(client: &Client) -> Result<()> {
         gaps.push(exists.saturating_duration_since(ready));
     }
     println!("from \"k is Ready\" to \"k+1 exists\", heard by a watching user: {gaps:?}");
-    // Far above what an event-driven path takes on a busy machine, far below any polling interval.
-    let longest = gaps.iter().max().copied().unwrap_or_default();
-    ensure!(longest < Duration::from_millis(500), "something waits: {gaps:?}");
+    // Far above what an event-driven path takes on a busy machine, far below any polling interval. The middle one, so
+    // that one stalled disk write is not taken for a poll.
+    gaps.sort();
+    ensure!(gaps[gaps.len() / 2] < Duration::from_millis(500), "something waits: {gaps:?}");
     remove(client, "gap", 4).await
 }
 
