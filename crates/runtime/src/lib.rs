@@ -11,6 +11,7 @@ pub mod config;
 pub mod feed;
 pub mod leader;
 pub mod metrics;
+pub mod mounts;
 pub mod queue;
 pub mod server;
 pub mod shutdown;

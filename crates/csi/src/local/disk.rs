@@ -19,7 +19,7 @@ use nix::{
     sys::stat::{Mode, mkdirat},
 };
 
-use super::{VolumeId, mounts};
+use super::VolumeId;
 
 /// Why a volume's directory cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -131,8 +131,9 @@ impl Disk {
     /// gone.
     pub fn delete(&self, id: &VolumeId) -> Result<(), DiskError> {
         let (data, trash) = (self.volumes.join(id.as_str()), self.trash.join(id.as_str()));
-        if let Some(at) = mounts::shown_at(&format!("/volumes/{id}")).map_err(io_error("read the mounts of", &data))? {
-            return Err(DiskError::InUse { id: id.clone(), at });
+        let elsewhere = runtime::mounts::shown_elsewhere(&data).map_err(io_error("read the mounts of", &data))?;
+        if let Some(at) = elsewhere {
+            return Err(DiskError::InUse { id: id.clone(), at: at.display().to_string() });
         }
         absent_is_done(fs::remove_dir_all(&trash)).map_err(io_error("remove", &trash))?;
         absent_is_done(fs::rename(&data, &trash)).map_err(io_error("move to the trash", &data))?;

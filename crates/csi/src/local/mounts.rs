@@ -93,17 +93,6 @@ pub(super) fn unbind(at: &Path) -> io::Result<()> {
     }
 }
 
-/// One of the places at which a mount shows a directory whose path within its file system ends so.
-pub(super) fn shown_at(end: &str) -> io::Result<Option<String>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let place = |line: &str| {
-        let mut fields = line.split(' ').skip(3);
-        let (root, at) = (fields.next()?, fields.next()?);
-        root.ends_with(end).then(|| at.to_owned())
-    };
-    Ok(mounts.lines().find_map(place))
-}
-
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
     fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
