@@ -370,8 +370,9 @@ fn pods_find_each_other_by_name_and_users_see_into_them() {
     build_images();
     inside("pods_find_each_other_by_name_and_users_see_into_them", |machine| async {
         let node = Node::start(machine).await;
+        // All on one stream: between two of them the runtime keeps no order.
         let talker =
-            shell("main", "echo first; for i in 2 3 4; do sleep 0.2; echo line $i; done; echo -n last >&2; exit 0");
+            shell("main", "echo first; for i in 2 3 4; do sleep 0.2; echo line $i; done; echo -n last; exit 0");
         let spec = json!({"restartPolicy": "Never", "containers": [talker]});
         node.cluster.put_pod("node-1", pod("talker", spec));
         node.cluster.put_pod(
