@@ -15,17 +15,22 @@ use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind, MessageD
 const HAND_WRITTEN: [&str; 3] = ["berth.meta.v1.Time", "berth.meta.v1.Quantity", "berth.meta.v1.IntOrString"];
 
 /// Fields that Kubernetes prints even when they are zero.
-const ALWAYS_PRINTED: [&str; 6] = [
+const ALWAYS_PRINTED: [&str; 10] = [
     "berth.apps.v1.StatefulSetStatus.replicas",
     "berth.apps.v1.StatefulSetStatus.available_replicas",
     "berth.apps.v1.ControllerRevision.revision",
+    "berth.policy.v1.PodDisruptionBudgetStatus.disruptions_allowed",
+    "berth.policy.v1.PodDisruptionBudgetStatus.current_healthy",
+    "berth.policy.v1.PodDisruptionBudgetStatus.desired_healthy",
+    "berth.policy.v1.PodDisruptionBudgetStatus.expected_pods",
     "berth.core.v1.ContainerStatus.ready",
     "berth.core.v1.ContainerStatus.restart_count",
     "berth.core.v1.ContainerStateTerminated.exit_code",
 ];
 
 /// Packages that hold objects, and so have a Kubernetes JSON form.
-const OBJECT_PACKAGES: [&str; 4] = ["berth.meta.v1", "berth.core.v1", "berth.apps.v1", "berth.storage.v1"];
+const OBJECT_PACKAGES: [&str; 5] =
+    ["berth.meta.v1", "berth.core.v1", "berth.apps.v1", "berth.policy.v1", "berth.storage.v1"];
 
 fn main() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

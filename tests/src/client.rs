@@ -80,6 +80,7 @@ impl Client {
             kind: T::KIND.name().to_owned(),
             namespace: if T::KIND.namespaced() { NAMESPACE.to_owned() } else { String::new() },
             name: name.to_owned(),
+            ..GetRequest::default()
         };
         match self.calls.clone().get(request).await {
             Ok(response) => {

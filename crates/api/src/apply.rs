@@ -99,7 +99,8 @@ impl Shared {
             if object.meta().deletion_timestamp.is_some() {
                 warnings.push(format!("{} is being deleted; apply again when it is gone", document.called()));
             }
-            results.push(ApplyResult { object: Some(object), outcome: outcome.to_owned(), warnings });
+            let outcome = outcome.to_owned();
+            results.push(ApplyResult { object: Some(object), outcome, warnings, ..ApplyResult::default() });
         }
         Ok(ApplyResponse { results })
     }

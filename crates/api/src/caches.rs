@@ -81,7 +81,8 @@ fn decoder(kind: Kind) -> Decode<Stored> {
         Secret,
         Node,
         Namespace,
-        Event
+        Event,
+        PodDisruptionBudget
     )
 }
 

@@ -88,6 +88,18 @@ impl ApiService for Api {
         Ok(Response::new(self.0.update_scale(request.into_inner()).await?))
     }
 
+    async fn remove_ordinal(&self, _: Request<RemoveOrdinalRequest>) -> Answer<RemoveOrdinalResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn undo_rollout(&self, _: Request<UndoRolloutRequest>) -> Answer<UndoRolloutResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn evict(&self, _: Request<EvictRequest>) -> Answer<EvictResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {
         Ok(Response::new(self.0.logs(request.into_inner()).await?.boxed()))
     }

@@ -53,16 +53,24 @@ impl Client {
 
     /// Reads one object.
     pub async fn get(&self, kind: Kind, name: &str) -> Result<AnyObject> {
-        let request =
-            GetRequest { kind: kind.name().to_owned(), namespace: self.namespace_of(kind), name: name.to_owned() };
+        let request = GetRequest {
+            kind: kind.name().to_owned(),
+            namespace: self.namespace_of(kind),
+            name: name.to_owned(),
+            ..GetRequest::default()
+        };
         let answer = self.api.clone().get(request).await.map_err(|status| self.refused(&status))?;
         answer.into_inner().object.context("the API service answered without an object")
     }
 
     /// Reads one object; None if there is none.
     pub async fn find(&self, kind: Kind, name: &str) -> Result<Option<AnyObject>> {
-        let request =
-            GetRequest { kind: kind.name().to_owned(), namespace: self.namespace_of(kind), name: name.to_owned() };
+        let request = GetRequest {
+            kind: kind.name().to_owned(),
+            namespace: self.namespace_of(kind),
+            name: name.to_owned(),
+            ..GetRequest::default()
+        };
         match self.api.clone().get(request).await {
             Ok(answer) => Ok(answer.into_inner().object),
             Err(status) if status.code() == Code::NotFound => Ok(None),

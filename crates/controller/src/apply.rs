@@ -94,6 +94,21 @@ impl<'a> Apply<'a> {
                 revision.revision = *number;
                 draft.put(&revision);
             }
+            Op::RevertTemplate { to, .. } => {
+                let revision = self.revision(to.as_str())?;
+                let mut set = set.clone();
+                set.spec.get_or_insert_default().template = revision.data.clone();
+                let meta = set.meta_mut();
+                meta.generation += 1;
+                draft.put(&set);
+                let what = format!("set the template back to revision {to}: the rollout missed its deadline");
+                notes.push(Note::warning(&set, "RolloutReverted", what));
+            }
+            Op::ReleaseSet => {
+                let mut set = set.clone();
+                set.meta_mut().finalizers.retain(|finalizer| finalizer != stamp::ORDERED_DELETION);
+                draft.put(&set);
+            }
             Op::DeleteRevision { name } => draft.delete(self.revision(name.as_str())?.as_ref()),
             Op::AdoptPod { pod } => {
                 let mut pod = self.pod(pod.as_str())?.clone();
@@ -148,6 +163,7 @@ impl<'a> Apply<'a> {
         metrics::get().pods_deleted.inc();
         let reason = match why {
             DeleteReason::Ended(phase) => format!("it has ended ({})", phase.as_str()),
+            DeleteReason::SetDeleted => "the set is being deleted".to_owned(),
             DeleteReason::ScaledAway => "its ordinal is out of range".to_owned(),
             DeleteReason::Outdated { to, .. } => format!("it is replaced by one of revision {to}"),
         };

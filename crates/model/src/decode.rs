@@ -205,6 +205,7 @@ fn api_versions(kind: Kind) -> &'static [&'static str] {
         Kind::StatefulSet => &["apps/v1", "berth/v1"],
         Kind::ControllerRevision => &["apps/v1"],
         Kind::StorageClass => &["storage.k8s.io/v1"],
+        Kind::PodDisruptionBudget => &["policy/v1"],
         _ => &["v1"],
     }
 }

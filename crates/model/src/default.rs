@@ -44,7 +44,7 @@ pub fn object(object: &mut AnyObject) {
             text(&mut event.r#type, "Normal");
             number(&mut event.count, 1);
         }
-        Some(Variant::ConfigMap(_) | Variant::Node(_)) | None => {}
+        Some(Variant::ConfigMap(_) | Variant::Node(_) | Variant::PodDisruptionBudget(_)) | None => {}
     }
 }
 

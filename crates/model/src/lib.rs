@@ -8,6 +8,8 @@ pub mod default;
 pub mod error;
 pub mod identity;
 pub mod names;
+pub mod ordinals;
+pub mod overrides;
 pub mod quantity;
 pub mod revision;
 pub mod selector;

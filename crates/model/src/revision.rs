@@ -10,7 +10,7 @@ use std::fmt;
 use crate::identity::{RevisionName, SetName};
 
 /// A pod template as canonical bytes: equal bytes mean an equal template (REV-9).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TemplateBytes(Vec<u8>);
 
 impl TemplateBytes {

@@ -18,6 +18,7 @@ pub enum Kind {
     Node,
     Namespace,
     Event,
+    PodDisruptionBudget,
 }
 
 /// No kind has this name.
@@ -35,7 +36,7 @@ struct Names {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::StatefulSet,
         Kind::ControllerRevision,
         Kind::Pod,
@@ -48,6 +49,7 @@ impl Kind {
         Kind::Node,
         Kind::Namespace,
         Kind::Event,
+        Kind::PodDisruptionBudget,
     ];
 
     const fn names(self) -> Names {
@@ -64,6 +66,7 @@ impl Kind {
             Kind::Node => ("Node", "v1", "nodes", "no", false),
             Kind::Namespace => ("Namespace", "v1", "namespaces", "ns", false),
             Kind::Event => ("Event", "v1", "events", "ev", true),
+            Kind::PodDisruptionBudget => ("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets", "pdb", true),
         };
         Names { kind, api_version, plural, short, namespaced }
     }

@@ -39,6 +39,13 @@ mod generated {
                 include!(concat!(env!("OUT_DIR"), "/berth.apps.v1.rs"));
             }
         }
+        /// Disruption budgets.
+        pub mod policy {
+            /// Version 1.
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/berth.policy.v1.rs"));
+            }
+        }
         /// Storage classes.
         pub mod storage {
             /// Version 1.
@@ -94,7 +101,7 @@ mod generated {
     }
 }
 
-pub use generated::berth::{agent, api, apps, core, meta, scheduler, storage, volumes};
+pub use generated::berth::{agent, api, apps, core, meta, policy, scheduler, storage, volumes};
 pub use generated::containerd;
 pub use generated::csi;
 
@@ -103,6 +110,7 @@ pub mod objects {
     pub use crate::generated::berth::apps::v1::*;
     pub use crate::generated::berth::core::v1::*;
     pub use crate::generated::berth::meta::v1::*;
+    pub use crate::generated::berth::policy::v1::*;
     pub use crate::generated::berth::storage::v1::*;
 }
 

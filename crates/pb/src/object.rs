@@ -199,4 +199,5 @@ objects!(
     Node,
     Namespace,
     Event,
+    PodDisruptionBudget,
 );

@@ -81,6 +81,7 @@ pub fn of(kind: Kind) -> &'static Message {
         Kind::Node => &tables::NODE,
         Kind::Namespace => &tables::NAMESPACE,
         Kind::Event => &tables::EVENT,
+        Kind::PodDisruptionBudget => &tables::POD_DISRUPTION_BUDGET,
     }
 }
 

@@ -89,7 +89,12 @@ impl Harness {
     }
 
     pub async fn get<T: pb::Object>(&self, name: &str) -> Result<T, tonic::Status> {
-        let request = GetRequest { kind: T::KIND.name().into(), namespace: "default".into(), name: name.into() };
+        let request = GetRequest {
+            kind: T::KIND.name().into(),
+            namespace: "default".into(),
+            name: name.into(),
+            ..GetRequest::default()
+        };
         Ok(T::from_any(self.api().get(request).await?.into_inner().object.unwrap()).unwrap())
     }
 

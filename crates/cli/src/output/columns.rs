@@ -34,6 +34,7 @@ pub fn header(kind: Kind, wide: bool) -> Vec<&'static str> {
             &["INTERNAL-IP", "POD-CIDR", "OS-IMAGE", "KERNEL-VERSION", "CONTAINER-RUNTIME"],
         ),
         Kind::Namespace => (&["NAME", "STATUS", "AGE"], &[]),
+        Kind::PodDisruptionBudget => (&["NAME", "MIN AVAILABLE", "MAX UNAVAILABLE", "ALLOWED DISRUPTIONS", "AGE"], &[]),
         Kind::Event => (&["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"], &[]),
     };
     let more = if wide { more } else { &[] };
@@ -64,6 +65,7 @@ pub fn row(object: &AnyObject, wide: bool, now: Timestamp) -> Vec<String> {
             let phase = namespace.status.as_ref().map_or("Active", |status| status.phase.as_str());
             vec![common.name, terminating(namespace, phase), common.age]
         }
+        Some(Variant::PodDisruptionBudget(budget)) => budget_row(budget, common),
         Some(Variant::Event(event)) => event_row(event, now),
         None => Vec::new(),
     };
@@ -100,6 +102,13 @@ fn stateful_set(set: &StatefulSet, common: Common) -> Vec<String> {
     let names = containers.iter().map(|container| container.name.as_str()).collect::<Vec<_>>().join(",");
     let images = containers.iter().map(|container| container.image.as_str()).collect::<Vec<_>>().join(",");
     vec![common.name, format!("{ready}/{wanted}"), common.age, names, images]
+}
+
+fn budget_row(budget: &PodDisruptionBudget, common: Common) -> Vec<String> {
+    let spec = budget.spec.clone().unwrap_or_default();
+    let bound = |bound: Option<IntOrString>| bound.map_or_else(|| "N/A".to_owned(), |bound| bound.to_string());
+    let allowed = budget.status.as_ref().map_or(0, |status| status.disruptions_allowed);
+    vec![common.name, bound(spec.min_available), bound(spec.max_unavailable), allowed.to_string(), common.age]
 }
 
 fn controller_revision(revision: &ControllerRevision, common: Common) -> Vec<String> {

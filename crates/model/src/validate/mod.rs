@@ -71,7 +71,7 @@ fn content(object: &AnyObject, occasion: Occasion, errors: &mut Errors) {
         Some(Variant::Secret(secret)) => small::secret(secret, errors),
         Some(Variant::Node(node)) => small::node(node, errors),
         Some(Variant::Event(event)) => small::event(event, errors),
-        Some(Variant::Namespace(_)) | None => {}
+        Some(Variant::Namespace(_) | Variant::PodDisruptionBudget(_)) | None => {}
     }
 }
 

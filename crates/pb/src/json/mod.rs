@@ -1,5 +1,7 @@
 //! Serde for what is not a plain object in Kubernetes' JSON, and the helpers that the generated code names.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::objects::{IntOrString, Quantity, Time, int_or_string::Kind as IntOrStringKind};
@@ -90,6 +92,16 @@ impl IntOrString {
     /// A text.
     pub fn text(value: impl Into<String>) -> Self {
         Self { kind: Some(IntOrStringKind::StringValue(value.into())) }
+    }
+}
+
+impl fmt::Display for IntOrString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Some(IntOrStringKind::IntValue(number)) => number.fmt(f),
+            Some(IntOrStringKind::StringValue(text)) => text.fmt(f),
+            None => f.write_str("0"),
+        }
     }
 }
 

@@ -122,6 +122,15 @@ pub enum Op {
         /// Why.
         why: DeleteReason,
     },
+    /// Set the template back to that of an older revision: the rollout missed its deadline.
+    RevertTemplate {
+        /// The revision that it came from.
+        from: RevisionName,
+        /// The revision that it goes back to.
+        to: RevisionName,
+    },
+    /// Let a deleted set go: its pods have gone in order.
+    ReleaseSet,
     /// Write the status.
     UpdateStatus(Status),
     /// Delete a revision that is past the history limit (REV-11).
@@ -166,6 +175,8 @@ pub enum DeleteReason {
     Ended(Phase),
     /// Its ordinal is out of range (DN-1).
     ScaledAway,
+    /// The set is being deleted, in order.
+    SetDeleted,
     /// It is not at the update revision (UPD-3).
     Outdated {
         /// The revision that it has.

@@ -9,7 +9,6 @@ use model::identity::{ClaimName, Ordinal, PodName, Uid};
 use super::{
     action::NewClaim,
     draft::Draft,
-    members::in_range,
     snapshot::{ClaimOwner, OwnerKind, Retention, SetView},
     wait::WaitReason,
 };
@@ -94,7 +93,7 @@ struct Owners<'a> {
 
 impl<'a> Owners<'a> {
     fn of(set: &'a SetView, ordinal: Ordinal, pod_uid: Option<&'a Uid>) -> Self {
-        Self { set, pod: set.name.pod(ordinal), pod_uid, in_range: in_range(set, ordinal) }
+        Self { set, pod: set.name.pod(ordinal), pod_uid, in_range: set.ordinals.contains(ordinal) }
     }
 
     /// The owners that a claim with these owners should have; None if it has them.

@@ -52,9 +52,8 @@ fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
 fn first_unavailable(draft: &Draft<'_>) -> Option<Ordinal> {
     let members = &draft.members;
     let unavailable = |pod: &PodView| pod.is_unavailable(draft.snapshot);
-    let in_range = (0..draft.snapshot.set.replicas)
-        .map(|index| draft.ordinal(index))
-        .find(|ordinal| members.replicas.get(ordinal).is_none_or(|pod| unavailable(pod)));
+    let ordinals = &draft.snapshot.set.ordinals;
+    let in_range = ordinals.iter().find(|ordinal| members.replicas.get(ordinal).is_none_or(|pod| unavailable(pod)));
     let out_of_range = || members.condemned.iter().rev().find(|(_, pod)| unavailable(pod)).map(|(ordinal, _)| *ordinal);
     in_range.or_else(out_of_range)
 }

@@ -50,7 +50,7 @@ impl<'a> Draft<'a> {
 
     /// The ordinal at an index.
     pub fn ordinal(&self, index: u32) -> Ordinal {
-        Ordinal(self.snapshot.set.start.0.saturating_add(index))
+        self.snapshot.set.ordinals.at(index)
     }
 
     /// The claim if it exists.
@@ -121,7 +121,7 @@ impl<'a> Draft<'a> {
         }
         let mut guards = vec![self.set_unchanged(), pod.unchanged()];
         let depends_on_peers = match &why {
-            DeleteReason::Ended(_) => false,
+            DeleteReason::Ended(_) | DeleteReason::SetDeleted => false,
             DeleteReason::ScaledAway => self.in_order(),
             DeleteReason::Outdated { .. } => true,
         };

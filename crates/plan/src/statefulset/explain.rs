@@ -27,7 +27,7 @@ pub(super) fn explain(draft: &mut Draft<'_>) {
 /// Under OrderedReady the next pod to come, or else the next to go, waits for others.
 fn explain_order(draft: &mut Draft<'_>, lowest_troubled: Option<Ordinal>) {
     let set = &draft.snapshot.set;
-    let missing = (0..set.replicas).map(|index| draft.ordinal(index)).find(|o| !draft.members.replicas.contains_key(o));
+    let missing = set.ordinals.iter().find(|o| !draft.members.replicas.contains_key(o));
     let next_to_go = draft.members.condemned.first().copied();
     match (missing, lowest_troubled, next_to_go) {
         (Some(missing), Some(lowest), _) if lowest < missing => {

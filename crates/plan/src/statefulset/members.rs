@@ -44,7 +44,7 @@ pub(super) fn find<'a>(snapshot: &'a Snapshot) -> (Members<'a>, Vec<Action>) {
             }
             Belongs::Yes(ordinal) => ordinal,
         };
-        if in_range(&snapshot.set, ordinal) {
+        if snapshot.set.ordinals.contains(ordinal) {
             members.replicas.insert(ordinal, pod);
         } else {
             members.condemned.push((ordinal, pod));
@@ -52,11 +52,6 @@ pub(super) fn find<'a>(snapshot: &'a Snapshot) -> (Members<'a>, Vec<Action>) {
     }
     members.condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
     (members, actions)
-}
-
-/// Whether the set should have a pod of this ordinal.
-pub(super) fn in_range(set: &SetView, ordinal: Ordinal) -> bool {
-    ordinal.index(set.start).is_some_and(|index| index < set.replicas)
 }
 
 enum Belongs {

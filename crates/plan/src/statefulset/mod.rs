@@ -29,10 +29,10 @@ mod wait;
 
 pub use action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op, Plan, PodAt};
 pub use snapshot::{
-    ClaimOwner, ClaimView, Control, MaxUnavailable, OwnerKind, Phase, PodView, Policy, Retention, RevisionView,
-    SetView, Snapshot, Strategy,
+    ClaimOwner, ClaimView, Control, MaxUnavailable, Override, OwnerKind, Phase, PodView, Policy, Retention,
+    RevisionView, SetView, Snapshot, Strategy,
 };
-pub use status::Status;
+pub use status::{BlockedOn, Condition, Status};
 pub use view::{Objects, template_bytes};
 pub use wait::{Wait, WaitReason};
 
@@ -51,7 +51,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     if snapshot.set.deleting {
         draft.waits.push(Wait {
             ordinal: None,
-            pod: snapshot.set.name.pod(snapshot.set.start),
+            pod: snapshot.set.name.pod(snapshot.set.ordinals.start),
             reason: WaitReason::SetDeleting,
         });
     } else {

@@ -18,7 +18,7 @@ const LARGEST_BATCH: u32 = 500;
 
 /// Looks at each ordinal in range. Says whether the next step may be taken.
 pub(super) fn process(draft: &mut Draft<'_>) -> bool {
-    let replicas = draft.snapshot.set.replicas;
+    let replicas = draft.snapshot.set.ordinals.count;
     if draft.in_order() {
         return (0..replicas).all(|index| process_one(draft, draft.ordinal(index)) == Flow::Go);
     }

@@ -26,9 +26,9 @@ impl Revisions {
         let kept_back = match &set.strategy {
             Strategy::Rolling { partition: Some(partition), .. } => *partition,
             Strategy::Rolling { partition: None, .. } => u32::try_from(set.status.current).unwrap_or(0),
-            Strategy::OnDelete => 0,
+            Strategy::OnDelete | Strategy::Recreate => 0,
         };
-        let outdated = ordinal.index(set.start).is_some_and(|index| index < kept_back);
+        let outdated = set.ordinals.index_of(ordinal).is_some_and(|index| index < kept_back);
         if outdated { &self.current } else { &self.update }
     }
 }

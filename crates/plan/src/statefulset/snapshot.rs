@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use model::{
-    identity::{ClaimName, ModRevision, NodeName, Ordinal, PodName, RevisionName, SetName, Uid},
+    identity::{ClaimName, ModRevision, NodeName, PodName, RevisionName, SetName, Uid},
+    ordinals::{OrdinalRanges, Ordinals},
     revision::TemplateBytes,
 };
 
@@ -36,8 +37,8 @@ pub struct Snapshot {
     pub service_exists: bool,
 }
 
-/// One StatefulSet.
-#[derive(Clone, Debug, PartialEq)]
+/// One StatefulSet. The default is an empty set as Kubernetes' defaults have it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SetView {
     /// metadata.name
     pub name: SetName,
@@ -49,14 +50,26 @@ pub struct SetView {
     pub generation: i64,
     /// Whether deletion was asked for.
     pub deleting: bool,
-    /// spec.replicas
-    pub replicas: u32,
-    /// spec.ordinals.start
-    pub start: Ordinal,
+    /// Whether the set's deletion waits until its pods are gone, the highest ordinal first: it has the finalizer.
+    pub ordered_deletion: bool,
+    /// spec.replicas, spec.ordinals
+    pub ordinals: Ordinals,
     /// spec.podManagementPolicy
     pub policy: Policy,
     /// spec.updateStrategy
     pub strategy: Strategy,
+    /// spec.maxConcurrentStart; None is 1.
+    pub max_concurrent_start: Option<u32>,
+    /// spec.paused
+    pub paused: bool,
+    /// spec.overrides, as far as pods are replaced for them.
+    pub overrides: Vec<Override>,
+    /// spec.budgetPolicy is Ignore: updates and scale-downs do not ask disruption budgets.
+    pub ignores_budgets: bool,
+    /// spec.progressDeadlineSeconds
+    pub progress_deadline_seconds: Option<u32>,
+    /// spec.autoRevert
+    pub auto_revert: bool,
     /// spec.minReadySeconds
     pub min_ready_seconds: u32,
     /// spec.persistentVolumeClaimRetentionPolicy
@@ -74,9 +87,10 @@ pub struct SetView {
 }
 
 /// In which order pods come and go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// One after the other: each waits for its predecessors.
+    #[default]
     OrderedReady,
     /// All at once.
     Parallel,
@@ -96,6 +110,23 @@ pub enum Strategy {
     },
     /// Pods are replaced when somebody deletes them.
     OnDelete,
+    /// All outdated pods go, and only when they are gone does any pod come (KEP-3541).
+    Recreate,
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        Self::Rolling { partition: Some(0), max_unavailable: None }
+    }
+}
+
+/// What some ordinals have otherwise than the template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// The ordinals.
+    pub ordinals: OrdinalRanges,
+    /// Stands for what is different in the pod. Two overrides of one digest make the same pod.
+    pub digest: String,
 }
 
 /// A bound on unavailable pods.
@@ -194,6 +225,8 @@ pub struct PodView {
     pub terminating: bool,
     /// Label controller-revision-hash.
     pub revision: Option<RevisionName>,
+    /// Digest of the overrides that it was made with; empty if there were none.
+    pub overrides: String,
     /// Label statefulset.kubernetes.io/pod-name.
     pub name_label: Option<PodName>,
     /// The claim that each volume names, by name of the volume.

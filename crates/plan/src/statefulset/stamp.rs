@@ -2,12 +2,16 @@
 //!
 //! Only what the set decides is filled in. uid, times and revisions are the store's; the node is the scheduler's.
 
-use model::identity::{Ordinal, PodName};
+use model::{
+    identity::{Ordinal, PodName},
+    overrides,
+};
 use pb::{
     Object, ObjectExt,
     objects::{
-        ControllerRevision, ObjectMeta, OwnerReference, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod,
-        PodSpec, PodTemplateSpec, Service, ServiceSpec, StatefulSet, StatefulSetSpec, StatefulSetStatus, Volume,
+        Condition, ControllerRevision, ObjectMeta, OwnerReference, PersistentVolumeClaim,
+        PersistentVolumeClaimVolumeSource, Pod, PodSpec, PodTemplateSpec, Service, ServiceSpec, StatefulSet,
+        StatefulSetBlockedOn, StatefulSetSpec, StatefulSetStatus, Time, Volume,
     },
 };
 
@@ -23,6 +27,11 @@ pub const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 pub const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// Label of a pod: the name of its revision.
 pub const REVISION_LABEL: &str = "controller-revision-hash";
+/// Annotation of a pod: digest of the overrides of its ordinal, if it has any. With the label of the revision it says
+/// what the pod was made from.
+pub const OVERRIDES_ANNOTATION: &str = "berth.dev/overrides";
+/// Finalizer of a set whose pods go in order when it is deleted.
+pub const ORDERED_DELETION: &str = "berth.dev/ordered-deletion";
 /// Label of a revision: the hash in its name.
 pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 
@@ -51,6 +60,7 @@ pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, new: &NewPod) -> Pod {
     let labels = &mut pod.metadata.get_or_insert_default().labels;
     labels.insert(REVISION_LABEL.to_owned(), new.revision.to_string());
     identify(&mut pod, &new.pod, new.ordinal);
+    differ(&mut pod, set, new.ordinal);
     connect(&mut pod, set, new.ordinal);
     pod
 }
@@ -60,6 +70,17 @@ pub fn identify(pod: &mut Pod, name: &PodName, ordinal: Ordinal) {
     let labels = &mut pod.metadata.get_or_insert_default().labels;
     labels.insert(POD_NAME_LABEL.to_owned(), name.to_string());
     labels.insert(POD_INDEX_LABEL.to_owned(), ordinal.to_string());
+}
+
+/// Writes into a pod what its ordinal has otherwise than the template.
+fn differ(pod: &mut Pod, set: &StatefulSet, ordinal: Ordinal) {
+    let Some(spec) = spec(set) else { return };
+    overrides::pod(spec, ordinal, pod.spec.get_or_insert_default());
+    let digests: Vec<_> = overrides::of(spec, ordinal).map(overrides::digest).collect();
+    let digest = overrides::joined(digests.iter().map(String::as_str));
+    if !digest.is_empty() {
+        pod.meta_mut().annotations.insert(OVERRIDES_ANNOTATION.to_owned(), digest);
+    }
 }
 
 /// Points a pod's volumes at its claims (PVC-6, PVC-7). A claim wins over a volume of the same name.
@@ -93,6 +114,7 @@ pub fn claim(set: &StatefulSet, new: &NewClaim) -> Option<PersistentVolumeClaim>
     meta.namespace = set.namespace().to_owned();
     meta.labels.extend(selector);
     meta.owner_references = new.owners.iter().map(owner_reference).collect();
+    overrides::claim(spec, new.ordinal, &new.template, claim.spec.get_or_insert_default());
     claim.status = None;
     claim.stamp_type();
     Some(claim)
@@ -167,6 +189,25 @@ pub fn status(status: &Status, into: &mut StatefulSetStatus) {
     into.current_revision = status.current_revision.clone().map(String::from).unwrap_or_default();
     into.update_revision = status.update_revision.clone().map(String::from).unwrap_or_default();
     into.collision_count = status.collisions.and_then(|count| i32::try_from(count).ok());
+    into.complete_revision = status.complete_revision.clone().map(String::from).unwrap_or_default();
+    into.failed_revision = status.failed_revision.clone().map(String::from).unwrap_or_default();
+    into.last_progress_time = status.last_progress.map(Time::from);
+    into.blocked_on = status.blocked_on.as_ref().map(|blocked| StatefulSetBlockedOn {
+        ordinal: blocked.ordinal.and_then(|ordinal| i32::try_from(ordinal.0).ok()),
+        reason: blocked.reason.clone(),
+        since: Some(Time::from(blocked.since)),
+    });
+    for condition in &status.conditions {
+        into.conditions.retain(|stored| stored.r#type != condition.kind);
+        into.conditions.push(Condition {
+            r#type: condition.kind.clone(),
+            status: if condition.holds { "True" } else { "False" }.to_owned(),
+            last_transition_time: Some(Time::from(condition.since)),
+            reason: condition.reason.clone(),
+            message: condition.message.clone(),
+            ..Condition::default()
+        });
+    }
 }
 
 /// The owner reference that makes `set` the controller of an object (ID-10).

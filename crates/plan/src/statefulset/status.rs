@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::identity::RevisionName;
+use model::identity::{Ordinal, RevisionName};
 
 use super::{
     draft::Draft,
@@ -34,6 +34,42 @@ pub struct Status {
     pub update_revision: Option<RevisionName>,
     /// status.collisionCount
     pub collisions: Option<u32>,
+    /// status.completeRevision
+    pub complete_revision: Option<RevisionName>,
+    /// status.failedRevision
+    pub failed_revision: Option<RevisionName>,
+    /// status.lastProgressTime
+    pub last_progress: Option<Timestamp>,
+    /// status.conditions that the controller decides.
+    pub conditions: Vec<Condition>,
+    /// status.blockedOn
+    pub blocked_on: Option<BlockedOn>,
+}
+
+/// One condition of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Which: Available, Progressing, Degraded.
+    pub kind: String,
+    /// Whether it holds.
+    pub holds: bool,
+    /// Since when it does, or does not.
+    pub since: Timestamp,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
+}
+
+/// The first thing that what is wanted waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockedOn {
+    /// The ordinal that is held up; None if it is the set as a whole.
+    pub ordinal: Option<Ordinal>,
+    /// Why, in one word.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 impl Status {
@@ -55,12 +91,13 @@ impl Status {
             current_revision: Some(current.clone()),
             update_revision: Some(update.clone()),
             collisions: Some(draft.revisions.collisions),
+            ..snapshot.set.status.clone()
         }
     }
 
     /// A finished rolling update makes the update revision the current one (STAT-9, UPD-8).
     pub(super) fn complete(&mut self, set: &SetView) {
-        let all = i32::try_from(set.replicas).unwrap_or(i32::MAX);
+        let all = i32::try_from(set.ordinals.count).unwrap_or(i32::MAX);
         let rolling = matches!(set.strategy, Strategy::Rolling { .. });
         if rolling && self.updated == all && self.ready == all && self.replicas == all {
             self.current = self.updated;

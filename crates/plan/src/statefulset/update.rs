@@ -14,6 +14,7 @@ use super::{
 /// Replaces outdated pods as far as the strategy lets it. Answers how many it deleted.
 pub(super) fn process(draft: &mut Draft<'_>) -> i32 {
     match draft.snapshot.set.strategy {
+        Strategy::Recreate => 0,
         Strategy::OnDelete => {
             explain_on_delete(draft);
             0
@@ -30,7 +31,7 @@ pub(super) fn process(draft: &mut Draft<'_>) -> i32 {
 
 /// The classic walk (UPD-4): from the top, the first outdated pod is deleted, an unavailable one ends the walk.
 fn one_at_a_time(draft: &mut Draft<'_>, partition: u32) -> i32 {
-    for index in (partition..draft.snapshot.set.replicas).rev() {
+    for index in (partition..draft.snapshot.set.ordinals.count).rev() {
         let ordinal = draft.ordinal(index);
         // A pod that the plan has only just asked for is neither deleted at once nor available.
         let Some(pod) = draft.members.replicas.get(&ordinal).copied() else { return 0 };
@@ -47,7 +48,7 @@ fn one_at_a_time(draft: &mut Draft<'_>, partition: u32) -> i32 {
 
 /// Several at a time (MU-2, MU-3): as many as the bound leaves, counted over the whole set.
 fn within_budget(draft: &mut Draft<'_>, partition: u32, bound: MaxUnavailable) -> i32 {
-    let replicas = draft.snapshot.set.replicas;
+    let replicas = draft.snapshot.set.ordinals.count;
     let available = draft.members.replicas.values().filter(|pod| !pod.is_unavailable(draft.snapshot)).count();
     let unavailable = replicas.saturating_sub(u32::try_from(available).unwrap_or(u32::MAX));
     let allowed = bound.of(replicas);

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use model::{
     identity::{ModRevision, NodeName, Ordinal, SetName, Uid},
+    ordinals::{OrdinalRanges, Ordinals},
+    overrides,
     revision::TemplateBytes,
     selector::Selector,
 };
@@ -16,17 +18,17 @@ use pb::{
     Object, ObjectExt,
     objects::{
         Condition, ContainerState, ControllerRevision, IntOrString, ObjectMeta, OwnerReference, PersistentVolumeClaim,
-        Pod, PodTemplateSpec, StatefulSet, StatefulSetSpec, StatefulSetStatus, int_or_string,
+        Pod, PodTemplateSpec, StatefulSet, StatefulSetOverride, StatefulSetSpec, StatefulSetStatus, int_or_string,
     },
 };
 
 use super::{
     snapshot::{
-        ClaimOwner, ClaimView, Control, MaxUnavailable, OwnerKind, Phase, PodView, Policy, Retention, RevisionView,
-        SetView, Snapshot, Strategy,
+        ClaimOwner, ClaimView, Control, MaxUnavailable, Override, OwnerKind, Phase, PodView, Policy, Retention,
+        RevisionView, SetView, Snapshot, Strategy,
     },
-    stamp::{POD_NAME_LABEL, REVISION_LABEL},
-    status::Status,
+    stamp::{ORDERED_DELETION, OVERRIDES_ANNOTATION, POD_NAME_LABEL, REVISION_LABEL},
+    status::{self, BlockedOn, Status},
 };
 
 /// The objects that a decision about one set looks at.
@@ -104,10 +106,16 @@ fn set(set: &StatefulSet) -> SetView {
         at: ModRevision(set.mod_revision()),
         generation: set.meta().generation,
         deleting: set.is_terminating(),
-        replicas: unsigned(spec.replicas.unwrap_or(1)),
-        start: Ordinal(spec.ordinals.as_ref().map_or(0, |ordinals| unsigned(ordinals.start))),
+        ordered_deletion: set.meta().finalizers.iter().any(|finalizer| finalizer == ORDERED_DELETION),
+        ordinals: Ordinals::of(spec),
         policy: if spec.pod_management_policy == "Parallel" { Policy::Parallel } else { Policy::OrderedReady },
         strategy: strategy(spec),
+        max_concurrent_start: spec.max_concurrent_start.map(unsigned),
+        paused: spec.paused,
+        overrides: spec.overrides.iter().map(override_view).collect(),
+        ignores_budgets: spec.budget_policy == "Ignore",
+        progress_deadline_seconds: spec.progress_deadline_seconds.map(unsigned),
+        auto_revert: spec.auto_revert,
         min_ready_seconds: unsigned(spec.min_ready_seconds),
         retention: spec.persistent_volume_claim_retention_policy.as_ref().map_or_else(Retention::default, |policy| {
             Retention {
@@ -123,13 +131,19 @@ fn set(set: &StatefulSet) -> SetView {
     }
 }
 
+fn override_view(one: &StatefulSetOverride) -> Override {
+    Override { ordinals: OrdinalRanges::of(&one.ordinals), digest: overrides::digest(one) }
+}
+
 /// DEF: revisionHistoryLimit.
 const DEFAULT_HISTORY_LIMIT: i32 = 10;
 
 fn strategy(spec: &StatefulSetSpec) -> Strategy {
     let strategy = spec.update_strategy.as_ref();
-    if strategy.is_some_and(|strategy| strategy.r#type == "OnDelete") {
-        return Strategy::OnDelete;
+    match strategy.map(|strategy| strategy.r#type.as_str()) {
+        Some("OnDelete") => return Strategy::OnDelete,
+        Some("Recreate") => return Strategy::Recreate,
+        _ => {}
     }
     let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
     Strategy::Rolling {
@@ -163,7 +177,26 @@ impl From<&StatefulSetStatus> for Status {
             current_revision: revision(&status.current_revision),
             update_revision: revision(&status.update_revision),
             collisions: status.collision_count.map(unsigned),
+            complete_revision: revision(&status.complete_revision),
+            failed_revision: revision(&status.failed_revision),
+            last_progress: status.last_progress_time.as_ref().map(|time| time.timestamp()),
+            conditions: status.conditions.iter().map(condition_view).collect(),
+            blocked_on: status.blocked_on.as_ref().map(|blocked| BlockedOn {
+                ordinal: blocked.ordinal.map(|ordinal| Ordinal(unsigned(ordinal))),
+                reason: blocked.reason.clone(),
+                since: blocked.since.as_ref().map_or(Timestamp::MIN, |time| time.timestamp()),
+            }),
         }
+    }
+}
+
+fn condition_view(condition: &Condition) -> status::Condition {
+    status::Condition {
+        kind: condition.r#type.clone(),
+        holds: condition.status == "True",
+        since: since(condition),
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
     }
 }
 
@@ -181,6 +214,7 @@ fn pod(pod: &Pod, set: &Uid, selector: &Selects) -> PodView {
         selected: selector.selects(meta),
         terminating: pod.is_terminating(),
         revision: label(REVISION_LABEL).filter(|name| !name.is_empty()).map(|name| name.as_str().into()),
+        overrides: meta.annotations.get(OVERRIDES_ANNOTATION).cloned().unwrap_or_default(),
         name_label: label(POD_NAME_LABEL).map(|name| name.as_str().into()),
         volumes: claim_volumes(pod),
         phase: phase(status.map_or("", |status| status.phase.as_str())),

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use model::{
     identity::{ModRevision, NodeName, Ordinal, PodName, RevisionName, SetName, Uid},
+    ordinals::Ordinals,
     revision::TemplateBytes,
 };
 use plan::statefulset::{self as planner, Op};
@@ -53,8 +54,7 @@ impl World<'_> {
             at: ModRevision(1),
             generation: set.generation,
             deleting: set.deleting,
-            replicas: set.replicas,
-            start: Ordinal(set.start.unwrap_or(0)),
+            ordinals: Ordinals { start: Ordinal(set.start.unwrap_or(0)), count: set.replicas, ..Ordinals::default() },
             policy: match set.policy.as_str() {
                 "Parallel" => planner::Policy::Parallel,
                 _ => planner::Policy::OrderedReady,
@@ -67,6 +67,7 @@ impl World<'_> {
             template: template(set.template, 0),
             service_name: "web".to_owned(),
             status: self.status_view(&set.status),
+            ..planner::SetView::default()
         }
     }
 
@@ -103,6 +104,7 @@ impl World<'_> {
             current_revision: status.current_rev.map(|rev| self.revision_name(rev)),
             update_revision: status.update_rev.map(|rev| self.revision_name(rev)),
             collisions: status.collisions,
+            ..planner::Status::default()
         }
     }
 
@@ -163,6 +165,7 @@ impl World<'_> {
             control: control(pod.owner.as_deref()),
             selected: !pod.no_select,
             terminating: pod.terminating,
+            overrides: String::new(),
             revision: pod.rev.map(|rev| self.revision_name(rev)),
             name_label,
             volumes: pod.volumes.iter().map(claim).collect(),
@@ -286,6 +289,8 @@ impl World<'_> {
             }
             Op::DeletePod { pod, .. } => vec![pod_act("delete_pod", pod)],
             Op::UpdateStatus(_) => vec![act("update_status")],
+            Op::RevertTemplate { .. } => vec![act("revert_template")],
+            Op::ReleaseSet => vec![act("release_set")],
             Op::DeleteRevision { name } => vec![Act { rev: Some(self.revision_id(name)), ..act("delete_rev") }],
         }
     }
