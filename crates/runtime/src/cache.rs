@@ -105,14 +105,34 @@ where
     V: Send + Sync + 'static,
     F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync + 'static,
 {
-    let shared = Arc::new(Shared {
-        contents: RwLock::new(Contents { known: BTreeMap::new(), unknown: BTreeMap::new() }),
-        revision: watch::Sender::new(None),
-        changes: broadcast::Sender::new(CHANGES),
-    });
-    let cache = Cache { shared: Arc::clone(&shared) };
+    let cache = Cache::empty();
+    let shared = Arc::clone(&cache.shared);
     tasks.spawn("reflector", feed(store, prefix, Reflector { decode, shared }));
     cache
+}
+
+impl<T: Object> Cache<T> {
+    /// A cache that nothing feeds: it shows what a store had at a revision. For those that keep time themselves, such
+    /// as the simulator.
+    pub fn showing(revision: Revision, items: Vec<Kv>) -> Self {
+        let cache = Self::empty();
+        let reflector = Reflector { decode: decode::<T>, shared: Arc::clone(&cache.shared) };
+        // An empty cache shows nothing newer.
+        reflector.reset(revision, items);
+        cache
+    }
+}
+
+impl<V> Cache<V> {
+    /// A cache that knows nothing yet.
+    pub fn empty() -> Self {
+        let shared = Shared {
+            contents: RwLock::new(Contents { known: BTreeMap::new(), unknown: BTreeMap::new() }),
+            revision: watch::Sender::new(None),
+            changes: broadcast::Sender::new(CHANGES),
+        };
+        Self { shared: Arc::new(shared) }
+    }
 }
 
 impl<V> Cache<V> {

@@ -43,6 +43,21 @@ pub async fn run(caches: Caches, around: Surroundings) {
     tokio::join!(collector.follow(), futures::future::join_all(workers));
 }
 
+/// Does once all that is due as far as the caches show. For those that keep time themselves, such as the simulator.
+///
+/// # Errors
+/// The first that a job ended with. One that fails does not keep the others.
+pub async fn sweep(caches: &Caches, around: &Surroundings) -> Result<(), Fault> {
+    let collector = Collector { caches: caches.clone(), around: around.clone(), queue: Queue::new() };
+    collector.all();
+    let mut result = Ok(());
+    while !collector.queue.is_empty() {
+        let Some(work) = collector.queue.take().await else { break };
+        result = result.and(collector.job(&work).await);
+    }
+    result
+}
+
 struct Collector {
     caches: Caches,
     around: Surroundings,
@@ -52,12 +67,7 @@ struct Collector {
 impl Collector {
     async fn work(&self) {
         while let Some(work) = self.queue.take().await {
-            let done = match &*work {
-                Job::Owner(owner) => family::collect(&self.caches, &self.around, owner).await,
-                Job::Claim(key) => claim::release(&self.caches, &self.around, key).await,
-                Job::Pod(key) => self.forget_pod(key).await,
-            };
-            match done {
+            match self.job(&work).await {
                 Ok(()) => work.forget(),
                 Err(fault) => {
                     match &fault {
@@ -68,6 +78,14 @@ impl Collector {
                     work.retry();
                 }
             }
+        }
+    }
+
+    async fn job(&self, job: &Job) -> Result<(), Fault> {
+        match job {
+            Job::Owner(owner) => family::collect(&self.caches, &self.around, owner).await,
+            Job::Claim(key) => claim::release(&self.caches, &self.around, key).await,
+            Job::Pod(key) => self.forget_pod(key).await,
         }
     }
 
