@@ -19,4 +19,4 @@ mod wire;
 mod witness;
 
 pub use simulation::{Failure, Options, Outcome, run};
-pub use wire::{Crash, When};
+pub use wire::{Crash, Trouble, When};

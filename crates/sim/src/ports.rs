@@ -144,7 +144,7 @@ pub fn provision(
 #[async_trait]
 impl Placer for Services {
     async fn place(&self, request: PlaceRequest) -> Result<PlaceResponse, PortError> {
-        self.wire.call().await;
+        self.wire.call().await.map_err(|error| unanswered("scheduler", "Place", &error))?;
         let result = match place(&self.store, &request.pod.unwrap_or_default(), request.reachable) {
             Ok(node_name) => place_response::Result::Placement(Placement { node_name, guards: Vec::new() }),
             Err(message) => place_response::Result::Unschedulable(Unschedulable { message }),
@@ -156,7 +156,7 @@ impl Placer for Services {
 #[async_trait]
 impl Volumes for Services {
     async fn prepare(&self, request: PrepareRequest) -> Result<PrepareResponse, PortError> {
-        self.wire.call().await;
+        self.wire.call().await.map_err(|error| unanswered("volume manager", "Prepare", &error))?;
         let claims = request.claims.iter().map(|claim| PreparedClaim {
             name: claim.name().to_owned(),
             state: Some(prepare(&self.store, claim)),
@@ -166,13 +166,17 @@ impl Volumes for Services {
     }
 
     async fn provision(&self, request: ProvisionRequest) -> Result<ProvisionResponse, PortError> {
-        self.wire.call().await;
+        self.wire.call().await.map_err(|error| unanswered("volume manager", "Provision", &error))?;
         let claims = request.claims.iter().map(|claim| {
             let (claim, volume) = provision(&self.host, claim, &request.node_name);
             ProvisionedClaim { claim: Some(claim), volume: Some(volume), guards: Vec::new() }
         });
         Ok(ProvisionResponse { claims: claims.collect() })
     }
+}
+
+fn unanswered(service: &'static str, call: &'static str, error: &store::Error) -> PortError {
+    PortError { service, call, reason: error.to_string() }
 }
 
 /// A node with room for so many pods.

@@ -29,6 +29,15 @@ pub struct Crash {
     pub when: When,
 }
 
+/// What goes wrong at one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The caller gets an error and does not know on which side of the call it happened.
+    Error(When),
+    /// The caller crashes.
+    Crash(When),
+}
+
 /// Who wrote which revision.
 pub type Authors = Arc<Mutex<BTreeMap<Revision, Actor>>>;
 
@@ -37,6 +46,7 @@ pub type Authors = Arc<Mutex<BTreeMap<Revision, Actor>>>;
 pub struct Wire {
     store: MemStore,
     authors: Authors,
+    by: Actor,
     state: Arc<Mutex<State>>,
 }
 
@@ -46,6 +56,7 @@ struct State {
     crash: Option<(u64, When)>,
     crashed: bool,
     lose_next: Option<When>,
+    error: Option<(u64, When)>,
     blind_to: Option<Prefix>,
 }
 
@@ -57,9 +68,15 @@ enum Fate {
 }
 
 impl Wire {
-    /// A wire to the store.
+    /// The set controller's wire to the store.
     pub fn new(store: MemStore, authors: Authors) -> Self {
-        Self { store, authors, state: Arc::default() }
+        Self { store, authors, by: Actor::SetController, state: Arc::default() }
+    }
+
+    /// The wire of somebody else.
+    #[allow(dead_code, reason = "the scripts that come next use it")]
+    pub fn of(self, by: Actor) -> Self {
+        Self { by, ..self }
     }
 
     /// Calls made so far.
@@ -71,6 +88,16 @@ impl Wire {
     pub fn crash(&self, crash: Crash) {
         let mut state = self.state.lock();
         state.crash = Some((state.calls + crash.after_calls, crash.when));
+    }
+
+    #[allow(dead_code, reason = "the scripts that come next use it")]
+    /// Makes one call, counted from the first one ever, go wrong.
+    pub fn fail_at(&self, call: u64, trouble: Trouble) {
+        let mut state = self.state.lock();
+        match trouble {
+            Trouble::Error(when) => state.error = Some((call, when)),
+            Trouble::Crash(when) => state.crash = Some((call, when)),
+        }
     }
 
     /// Makes the next write's answer get lost.
@@ -97,13 +124,22 @@ impl Wire {
         let mut state = self.state.lock();
         state.crash = None;
         state.lose_next = None;
+        state.error = None;
     }
 
-    /// A call to a service that writes nothing. Others may act before it is answered.
-    pub async fn call(&self) {
+    /// A call that writes nothing. Others may act before it is answered.
+    ///
+    /// # Errors
+    /// It was not answered.
+    pub async fn call(&self) -> Result<()> {
         yield_once().await;
-        if let Fate::Crash(_) = self.fate(false) {
-            self.die().await;
+        match self.fate(false) {
+            Fate::Answered => Ok(()),
+            Fate::Lost(_) => Err(Error::Unavailable("the simulation dropped the request".to_owned())),
+            Fate::Crash(_) => {
+                self.die().await;
+                Ok(())
+            }
         }
     }
 
@@ -116,6 +152,9 @@ impl Wire {
         state.calls += 1;
         match state.crash {
             Some((due, when)) if at >= due => Fate::Crash(when),
+            _ if state.error.is_some_and(|(due, _)| due == at) => {
+                state.error.take().map_or(Fate::Answered, |(_, when)| Fate::Lost(when))
+            }
             _ if write => state.lose_next.take().map_or(Fate::Answered, Fate::Lost),
             _ => Fate::Answered,
         }
@@ -132,7 +171,7 @@ impl Wire {
         }
         let outcome = self.store.commit(&txn)?;
         if let TxnOutcome::Committed(revision) = outcome {
-            self.authors.lock().insert(revision, Actor::SetController);
+            self.authors.lock().insert(revision, self.by);
         }
         Ok(outcome)
     }
@@ -161,12 +200,12 @@ async fn yield_once() {
 #[async_trait]
 impl Store for Wire {
     async fn get(&self, key: &Key) -> Result<Option<Kv>> {
-        self.call().await;
+        self.call().await?;
         self.store.get(key).await
     }
 
     async fn list(&self, prefix: &Prefix, page: PageRequest) -> Result<Page> {
-        self.call().await;
+        self.call().await?;
         self.store.list(prefix, page).await
     }
 
