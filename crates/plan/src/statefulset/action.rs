@@ -1,6 +1,6 @@
 //! What a plan asks for, and what must hold for it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use model::{
     identity::{ClaimName, ModRevision, Ordinal, PodName, RevisionName, Uid},
@@ -184,6 +184,20 @@ pub enum DeleteReason {
         /// The revision that replaces it.
         to: RevisionName,
     },
+}
+
+impl fmt::Display for DeleteReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(phase) => write!(f, "it has ended ({})", phase.as_str()),
+            Self::ScaledAway => f.write_str("its ordinal is out of range"),
+            Self::SetDeleted => f.write_str("the set is being deleted"),
+            Self::Outdated { from: Some(from), to } if from == to => {
+                f.write_str("the overrides of its ordinal have changed")
+            }
+            Self::Outdated { to, .. } => write!(f, "it is replaced by one of revision {to}"),
+        }
+    }
 }
 
 /// A precondition of an action.

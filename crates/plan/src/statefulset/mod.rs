@@ -18,6 +18,7 @@ mod draft;
 mod explain;
 mod members;
 mod pod;
+mod preview;
 mod replicas;
 mod revisions;
 mod snapshot;
@@ -28,6 +29,7 @@ mod view;
 mod wait;
 
 pub use action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op, Plan, PodAt};
+pub use preview::{Foreseen, HeldBack, Preview, What, preview};
 pub use snapshot::{
     ClaimOwner, ClaimView, Control, MaxUnavailable, Override, OwnerKind, Phase, PodView, Policy, Retention,
     RevisionView, SetView, Snapshot, Strategy,

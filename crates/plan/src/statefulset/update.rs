@@ -82,7 +82,8 @@ fn outdated<'a>(draft: &Draft<'a>, ordinal: Ordinal) -> Option<(Ordinal, Option<
     outdated.then(|| (ordinal, draft.members.replicas.get(&ordinal).copied()))
 }
 
-fn is_outdated(draft: &Draft<'_>, pod: &PodView) -> bool {
+/// Whether a pod is not what it would be if it were made now.
+pub(super) fn is_outdated(draft: &Draft<'_>, pod: &PodView) -> bool {
     pod.revision.as_ref() != Some(&draft.revisions.update)
 }
 

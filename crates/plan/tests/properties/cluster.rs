@@ -51,7 +51,7 @@ impl Cluster {
         plan(&snapshot)
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Snapshot {
         let objects = Objects {
             set: &self.set,
             pods: &self.pods.values().collect::<Vec<_>>(),

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 mod cluster;
+mod previews;
 mod stories;
 
 use check::Actor;

@@ -6,7 +6,7 @@ use plan::statefulset::Op;
 
 use crate::{Event, Shape, cluster::Cluster, happen, set, settle};
 
-const PLAIN: Shape = Shape {
+pub const PLAIN: Shape = Shape {
     parallel: false,
     on_delete: false,
     partition: None,
@@ -16,7 +16,7 @@ const PLAIN: Shape = Shape {
     min_ready: 0,
 };
 
-fn settled(shape: &Shape) -> Cluster {
+pub fn settled(shape: &Shape) -> Cluster {
     let mut cluster = Cluster::new(set(shape));
     settle(&mut cluster);
     cluster
