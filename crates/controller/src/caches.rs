@@ -4,10 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use model::identity::{PodName, SetName};
 use pb::{Kind, Object, ObjectExt, objects::*};
-use runtime::{Cache, reflect, reflect_with, tasks::Tasks};
-use store::{Key, Prefix, Store, objects::Undecodable};
+use runtime::{Cache, reflect_with, tasks::Tasks};
+use store::{
+    Key, Kv, Prefix, Store,
+    objects::{Undecodable, decode},
+};
 
 use crate::{
+    budgets,
     observed::{Observed, SetKey},
     write::Wrote,
 };
@@ -28,26 +32,59 @@ pub struct Caches {
     pub revisions: Cache<ControllerRevision>,
     /// Services.
     pub services: Cache<Service>,
+    /// Disruption budgets.
+    pub budgets: Cache<PodDisruptionBudget>,
     /// Nodes.
     pub nodes: Cache<Node>,
     /// The keys that live as long as the nodes' leases: names of nodes.
     pub leases: Cache<String>,
 }
 
+/// What keeps caches in step with the store.
+pub trait Source {
+    /// A cache of all values under a prefix.
+    fn reflect<V, F>(&mut self, prefix: Prefix, decode: F) -> Cache<V>
+    where
+        V: Send + Sync + 'static,
+        F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync + 'static;
+}
+
+/// Reflectors on tasks of their own.
+struct Reflectors<'a> {
+    store: &'a Arc<dyn Store>,
+    tasks: &'a Tasks,
+}
+
+impl Source for Reflectors<'_> {
+    fn reflect<V, F>(&mut self, prefix: Prefix, decode: F) -> Cache<V>
+    where
+        V: Send + Sync + 'static,
+        F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync + 'static,
+    {
+        reflect_with(Arc::clone(self.store), prefix, self.tasks, decode)
+    }
+}
+
 impl Caches {
     /// Starts to reflect the store.
     pub fn start(store: &Arc<dyn Store>, tasks: &Tasks) -> Self {
-        fn of<T: Object>(store: &Arc<dyn Store>, tasks: &Tasks) -> Cache<T> {
-            reflect(Arc::clone(store), Prefix::kind(T::KIND), tasks)
+        Self::of(&mut Reflectors { store, tasks })
+    }
+
+    /// The caches, kept in step by `source`.
+    pub fn of(source: &mut impl Source) -> Self {
+        fn objects<T: Object>(source: &mut impl Source) -> Cache<T> {
+            source.reflect(Prefix::kind(T::KIND), decode)
         }
         Self {
-            sets: of(store, tasks),
-            pods: of(store, tasks),
-            claims: of(store, tasks),
-            revisions: of(store, tasks),
-            services: of(store, tasks),
-            nodes: of(store, tasks),
-            leases: reflect_with(Arc::clone(store), Prefix::node_leases(), tasks, |kv| Ok(kv.key.name().to_owned())),
+            sets: objects(source),
+            pods: objects(source),
+            claims: objects(source),
+            revisions: objects(source),
+            services: objects(source),
+            budgets: objects(source),
+            nodes: objects(source),
+            leases: source.reflect(Prefix::node_leases(), |kv| Ok(kv.key.name().to_owned())),
         }
     }
 
@@ -58,6 +95,7 @@ impl Caches {
         self.claims.synced().await;
         self.revisions.synced().await;
         self.services.synced().await;
+        self.budgets.synced().await;
         self.nodes.synced().await;
         self.leases.synced().await;
     }
@@ -105,8 +143,10 @@ impl Caches {
         // An undecodable Service exists: it is there, whatever it says.
         let prefix = Prefix::from_raw(service.as_str());
         let broken_service = || self.services.undecodable(&prefix).iter().any(|unknown| unknown.key == service);
+        let pods = Observed::by_name(self.pods.list(&pods));
         Ok(Some(Observed {
-            pods: Observed::by_name(self.pods.list(&pods)),
+            budgets: budgets::around(self, &key.namespace, &pods),
+            pods,
             pods_at,
             claims: Observed::by_name(claims.iter().flat_map(|prefix| self.claims.list(prefix))),
             revisions: Observed::by_name(self.revisions.list(&revisions)),

@@ -12,6 +12,7 @@
 
 pub mod apply;
 mod birth;
+pub mod budgets;
 pub mod caches;
 mod config;
 mod controller;

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use pb::{ObjectExt, objects::*};
-use plan::statefulset::{Objects, Snapshot};
+use plan::{
+    budget::Budget,
+    statefulset::{Objects, Snapshot},
+};
 use store::Revision;
 
 /// Names a set.
@@ -46,6 +49,8 @@ pub struct Observed {
     pub revisions_at: Revision,
     /// Whether there is a Service of the name that the set gives.
     pub service_exists: bool,
+    /// Disruption budgets that count a pod of the set, with all pods that they count.
+    pub budgets: Vec<Budget>,
 }
 
 impl Observed {
@@ -60,7 +65,7 @@ impl Observed {
         let claims: Vec<_> = self.claims.values().map(Arc::as_ref).collect();
         let revisions: Vec<_> = self.revisions.values().map(Arc::as_ref).collect();
         let service_exists = self.service_exists;
-        let (pods, claims, revisions) = (&pods[..], &claims[..], &revisions[..]);
-        Snapshot::of(now, Objects { set: &self.set, pods, claims, revisions, service_exists })
+        let (pods, claims, revisions, budgets) = (&pods[..], &claims[..], &revisions[..], &self.budgets[..]);
+        Snapshot::of(now, Objects { set: &self.set, pods, claims, revisions, service_exists, budgets })
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Pure: no clock, no I/O, no randomness. The rules are Kubernetes'; where Berth's differ, the place says so and why.
 
+pub mod bound;
 pub mod decode;
 pub mod default;
 pub mod error;

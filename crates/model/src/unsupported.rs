@@ -159,6 +159,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("Namespace", &["spec"]),
     ("NodeSpec", &["configSource", "externalID", "podCIDRs", "providerID", "taints"]),
     ("NodeSelectorTerm", &["matchFields"]),
+    ("PodDisruptionBudgetStatus", &["disruptedPods"]),
 ];
 
 /// Whether Kubernetes' message of this name has the field.
@@ -197,6 +198,8 @@ pub fn says_what_is_so(message: &str, field: &str, value: &Value) -> bool {
         ("ServiceSpec", "ipFamilies") => *value == serde_json::json!(["IPv4"]),
         ("Service", "status") => true,
         ("Namespace", "spec") => true,
+        // A client's own status is not looked at.
+        ("PodDisruptionBudgetStatus", "disruptedPods") => true,
         ("StorageClass", "allowVolumeExpansion") => no,
         _ => false,
     }

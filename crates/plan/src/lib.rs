@@ -4,6 +4,7 @@
 //! it cannot fail, log, ask for the time or remember anything. Every action carries the preconditions that it rests on,
 //! and the caller turns them into the guards of one transaction; where a guard fails, the answer is to plan again.
 
+pub mod budget;
 pub mod gc;
 pub mod node;
 pub mod schedule;

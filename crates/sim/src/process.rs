@@ -184,6 +184,7 @@ impl Process {
                 self.list(&Prefix::names(Kind::ControllerRevision, namespace, &start), revisions),
             ),
             revisions_at: revisions,
+            budgets: Vec::new(),
             service_exists: !self.list::<Service>(&service, services).is_empty(),
         })
     }

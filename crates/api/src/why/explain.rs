@@ -54,7 +54,7 @@ fn planned(set: &StatefulSet, facts: &Facts<'_>) -> Plan {
     let service = set.spec.as_ref().map(|spec| spec.service_name.as_str()).unwrap_or_default();
     let service_exists = service.is_empty() || facts.services.iter().any(|there| there.name() == service);
     let (pods, claims, revisions) = (facts.pods, facts.claims, facts.revisions);
-    plan(&Snapshot::of(facts.now, Objects { set, pods, claims, revisions, service_exists }))
+    plan(&Snapshot::of(facts.now, Objects { set, pods, claims, revisions, service_exists, budgets: &[] }))
 }
 
 struct Answer<'a> {

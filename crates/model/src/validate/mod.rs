@@ -4,6 +4,7 @@
 //! Kubernetes'; what Berth cannot do yet is refused here, never ignored. Uniqueness and the existence of other objects
 //! are not looked at: a single object is all there is.
 
+mod budget;
 mod container;
 mod immutable;
 mod meta;
@@ -71,7 +72,8 @@ fn content(object: &AnyObject, occasion: Occasion, errors: &mut Errors) {
         Some(Variant::Secret(secret)) => small::secret(secret, errors),
         Some(Variant::Node(node)) => small::node(node, errors),
         Some(Variant::Event(event)) => small::event(event, errors),
-        Some(Variant::Namespace(_) | Variant::PodDisruptionBudget(_)) | None => {}
+        Some(Variant::PodDisruptionBudget(budget)) => budget::check(budget, errors),
+        Some(Variant::Namespace(_)) | None => {}
     }
 }
 

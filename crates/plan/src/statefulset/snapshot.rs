@@ -14,6 +14,7 @@ use model::{
 };
 
 use super::status::Status;
+use crate::budget::Budget;
 
 /// Everything that a decision about one set looks at.
 ///
@@ -35,6 +36,8 @@ pub struct Snapshot {
     pub revisions: Vec<RevisionView>,
     /// Whether a Service of the name `serviceName` exists in the namespace. True if the set names none.
     pub service_exists: bool,
+    /// Disruption budgets that count a pod of the set. More do no harm.
+    pub budgets: Vec<Budget>,
 }
 
 /// One StatefulSet. The default is an empty set as Kubernetes' defaults have it.

@@ -30,6 +30,7 @@ use super::{
     stamp::{ORDERED_DELETION, OVERRIDES_ANNOTATION, POD_NAME_LABEL, REVISION_LABEL},
     status::{self, BlockedOn, Status},
 };
+use crate::budget::Budget;
 
 /// The objects that a decision about one set looks at.
 ///
@@ -46,6 +47,8 @@ pub struct Objects<'a> {
     pub revisions: &'a [&'a ControllerRevision],
     /// Whether the Service that `serviceName` names exists.
     pub service_exists: bool,
+    /// Disruption budgets of the namespace.
+    pub budgets: &'a [Budget],
 }
 
 impl Snapshot {
@@ -64,12 +67,16 @@ impl Snapshot {
             let (control, selected) = (control(object.meta(), &set.uid), selector.selects(object.meta()));
             concerns(object.meta(), control, selected).then(|| revision(object, control, selected, template))
         });
+        let pods: Vec<_> = pods.collect();
+        let counted = |budget: &&Budget| pods.iter().any(|pod| budget.health_of(&pod.name).is_some());
+        let budgets = objects.budgets.iter().filter(counted).cloned().collect();
         Self {
             now,
-            pods: pods.collect(),
+            pods,
             claims: claims.map(|claim| (claim.name.clone(), claim)).collect(),
             revisions: revisions.collect(),
             service_exists: objects.service_exists,
+            budgets,
             set,
         }
     }

@@ -32,7 +32,7 @@ pub fn compare(made: &Made) -> Outcome {
 fn difference(made: &Made) -> Result<(), String> {
     let Some(recorded) = &made.revision else { return scaled_down(made) };
     let set: StatefulSet = object(&made.set)?;
-    let objects = Objects { set: &set, pods: &[], claims: &[], revisions: &[], service_exists: true };
+    let objects = Objects { set: &set, pods: &[], claims: &[], revisions: &[], service_exists: true, budgets: &[] };
     let mut snapshot = Snapshot::of(Timestamp::UNIX_EPOCH, objects);
     // Names come from the bytes of the whole template, fields that Berth lacks included.
     snapshot.set.template = TemplateBytes::from_json(&made.set["spec"]["template"]);
@@ -85,6 +85,7 @@ fn scaled_down(made: &Made) -> Result<(), String> {
             claims: &claims.iter().collect::<Vec<_>>(),
             revisions: &[],
             service_exists: true,
+            budgets: &[],
         },
     );
     for action in plan::statefulset::plan(&snapshot).actions {

@@ -33,6 +33,7 @@ impl World<'_> {
             claims: claims.map(|claim| (claim.name.clone(), claim)).collect(),
             revisions: self.revisions.iter().map(|revision| self.revision_view(revision)).collect(),
             service_exists: true,
+            budgets: Vec::new(),
             set,
         }
     }

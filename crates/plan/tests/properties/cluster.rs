@@ -58,6 +58,7 @@ impl Cluster {
             claims: &self.claims.values().collect::<Vec<_>>(),
             revisions: &self.revisions.values().collect::<Vec<_>>(),
             service_exists: true,
+            budgets: &[],
         };
         Snapshot::of(self.now, objects)
     }
