@@ -105,18 +105,35 @@ where
     V: Send + Sync + 'static,
     F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync + 'static,
 {
-    let cache = Cache::empty();
-    let shared = Arc::clone(&cache.shared);
-    tasks.spawn("reflector", feed(store, prefix, Reflector { decode, shared }));
+    let (cache, reflector) = with_capacity(CHANGES, decode);
+    tasks.spawn("reflector", feed(store, prefix, reflector));
     cache
+}
+
+/// A cache that nothing feeds but the caller, who decides what it sees and when: for simulations. A subscriber of it is
+/// told to look at everything after every change.
+pub fn by_hand<V, F>(decode: F) -> (Cache<V>, impl Sink)
+where
+    V: Send + Sync + 'static,
+    F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync + 'static,
+{
+    with_capacity(1, decode)
+}
+
+fn with_capacity<V, F>(changes: usize, decode: F) -> (Cache<V>, Reflector<V, F>) {
+    let shared = Arc::new(Shared {
+        contents: RwLock::new(Contents { known: BTreeMap::new(), unknown: BTreeMap::new() }),
+        revision: watch::Sender::new(None),
+        changes: broadcast::Sender::new(changes),
+    });
+    (Cache { shared: Arc::clone(&shared) }, Reflector { decode, shared })
 }
 
 impl<T: Object> Cache<T> {
     /// A cache that nothing feeds: it shows what a store had at a revision. For those that keep time themselves, such
     /// as the simulator.
     pub fn showing(revision: Revision, items: Vec<Kv>) -> Self {
-        let cache = Self::empty();
-        let reflector = Reflector { decode: decode::<T>, shared: Arc::clone(&cache.shared) };
+        let (cache, reflector) = with_capacity(1, decode::<T>);
         // An empty cache shows nothing newer.
         reflector.reset(revision, items);
         cache
@@ -126,16 +143,9 @@ impl<T: Object> Cache<T> {
 impl<V> Cache<V> {
     /// A cache that knows nothing yet.
     pub fn empty() -> Self {
-        let shared = Shared {
-            contents: RwLock::new(Contents { known: BTreeMap::new(), unknown: BTreeMap::new() }),
-            revision: watch::Sender::new(None),
-            changes: broadcast::Sender::new(CHANGES),
-        };
-        Self { shared: Arc::new(shared) }
+        with_capacity(1, ()).0
     }
-}
 
-impl<V> Cache<V> {
     /// The value under a key.
     pub fn get(&self, key: &Key) -> Option<Arc<V>> {
         self.shared.contents.read().known.get(key).cloned()

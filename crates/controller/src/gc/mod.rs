@@ -6,6 +6,8 @@
 mod claim;
 mod family;
 
+use std::{cell::RefCell, collections::BTreeSet};
+
 use pb::{Kind, Object, ObjectExt, objects::*};
 use runtime::{
     cache::{Change, Changes},
@@ -27,13 +29,43 @@ const WORKERS: usize = 4;
 
 /// Something to look at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Job {
+pub enum Job {
     /// An owner that is gone or going, with all that it owns.
     Owner(OwnerKey),
     /// A claim that is being deleted.
     Claim(Key),
     /// A pod that is being deleted and has no node.
     Pod(Key),
+}
+
+/// Everything that there is to look at, as the caches show it.
+pub fn jobs(caches: &Caches) -> BTreeSet<Job> {
+    let jobs = RefCell::new(BTreeSet::new());
+    Finder { caches, add: |job| jobs.borrow_mut().extend([job]) }.all();
+    jobs.into_inner()
+}
+
+/// Does what is due about one of them, from what the caches show.
+///
+/// # Errors
+/// What ended it early. It is to be looked at again.
+pub async fn collect(caches: &Caches, around: &Surroundings, job: &Job) -> Result<(), Fault> {
+    match job {
+        Job::Owner(owner) => family::collect(caches, around, owner).await,
+        Job::Claim(key) => claim::release(caches, around, key).await,
+        Job::Pod(key) => forget_pod(caches, around, key).await,
+    }
+}
+
+/// A pod without a node runs nowhere: once it is to go, it goes (NL-5).
+async fn forget_pod(caches: &Caches, around: &Surroundings, key: &Key) -> Result<(), Fault> {
+    let Some(pod) = caches.pods.get(key) else { return Ok(()) };
+    if !pod.is_terminating() || !may_vanish(&pod) {
+        return Ok(());
+    }
+    let mut draft = Draft::new([store::objects::unchanged(pod.as_ref())]);
+    draft.delete(pod.as_ref());
+    draft.commit(around.store.as_ref(), around.fence.as_ref()).await.map(drop)
 }
 
 /// Collects garbage until dropped.
@@ -48,12 +80,9 @@ pub async fn run(caches: Caches, around: Surroundings) {
 /// # Errors
 /// The first that a job ended with. One that fails does not keep the others.
 pub async fn sweep(caches: &Caches, around: &Surroundings) -> Result<(), Fault> {
-    let collector = Collector { caches: caches.clone(), around: around.clone(), queue: Queue::new() };
-    collector.all();
     let mut result = Ok(());
-    while !collector.queue.is_empty() {
-        let Some(work) = collector.queue.take().await else { break };
-        result = result.and(collector.job(&work).await);
+    for job in jobs(caches) {
+        result = result.and(collect(caches, around, &job).await);
     }
     result
 }
@@ -67,7 +96,7 @@ struct Collector {
 impl Collector {
     async fn work(&self) {
         while let Some(work) = self.queue.take().await {
-            match self.job(&work).await {
+            match collect(&self.caches, &self.around, &work).await {
                 Ok(()) => work.forget(),
                 Err(fault) => {
                     match &fault {
@@ -81,40 +110,30 @@ impl Collector {
         }
     }
 
-    async fn job(&self, job: &Job) -> Result<(), Fault> {
-        match job {
-            Job::Owner(owner) => family::collect(&self.caches, &self.around, owner).await,
-            Job::Claim(key) => claim::release(&self.caches, &self.around, key).await,
-            Job::Pod(key) => self.forget_pod(key).await,
-        }
-    }
-
-    /// A pod without a node runs nowhere: once it is to go, it goes (NL-5).
-    async fn forget_pod(&self, key: &Key) -> Result<(), Fault> {
-        let Some(pod) = self.caches.pods.get(key) else { return Ok(()) };
-        if !pod.is_terminating() || !may_vanish(&pod) {
-            return Ok(());
-        }
-        let mut draft = Draft::new([store::objects::unchanged(pod.as_ref())]);
-        draft.delete(pod.as_ref());
-        draft.commit(self.around.store.as_ref(), self.around.fence.as_ref()).await.map(drop)
-    }
-
     async fn follow(&self) {
         // Subscribed before anything is looked at: no change falls in between.
         let (sets, pods, claims) =
             (self.caches.sets.subscribe(), self.caches.pods.subscribe(), self.caches.claims.subscribe());
         let (revisions, services) = (self.caches.revisions.subscribe(), self.caches.services.subscribe());
-        self.all();
+        let finder = Finder { caches: &self.caches, add: |job| self.queue.add(job) };
+        finder.all();
         tokio::join!(
-            self.each(sets, |set, gone| self.set(set, gone)),
-            self.each(pods, |pod, gone| self.pod(pod, gone)),
-            self.each(claims, |claim, gone| self.claim(claim, gone)),
-            self.each(revisions, |revision, _| self.dependent(revision)),
-            self.each(services, |service, _| self.dependent(service)),
+            finder.each(sets, |set, gone| finder.set(set, gone)),
+            finder.each(pods, |pod, gone| finder.pod(pod, gone)),
+            finder.each(claims, |claim, gone| finder.claim(claim, gone)),
+            finder.each(revisions, |revision, _| finder.dependent(revision)),
+            finder.each(services, |service, _| finder.dependent(service)),
         );
     }
+}
 
+/// Finds what there is to look at.
+struct Finder<'a, A> {
+    caches: &'a Caches,
+    add: A,
+}
+
+impl<A: Fn(Job)> Finder<'_, A> {
     async fn each<T: Object>(&self, mut changes: Changes<T>, look: impl Fn(&T, bool)) {
         while let Some(change) = changes.next().await {
             match change {
@@ -135,7 +154,7 @@ impl Collector {
 
     fn set(&self, set: &StatefulSet, gone: bool) {
         if gone || set.is_terminating() {
-            self.queue.add(Job::Owner(OwnerKey::of(set)));
+            (self.add)(Job::Owner(OwnerKey::of(set)));
         }
     }
 
@@ -151,14 +170,14 @@ impl Collector {
             }
         }
         if !gone && pod.is_terminating() && may_vanish(pod) {
-            self.queue.add(Job::Pod(Key::of(pod)));
+            (self.add)(Job::Pod(Key::of(pod)));
         }
     }
 
     fn claim(&self, claim: &PersistentVolumeClaim, gone: bool) {
         self.dependent(claim);
         if !gone && claim.is_terminating() {
-            self.queue.add(Job::Claim(Key::of(claim)));
+            (self.add)(Job::Claim(Key::of(claim)));
         }
     }
 
@@ -166,7 +185,7 @@ impl Collector {
     fn dependent<T: Object>(&self, dependent: &T) {
         for owner in OwnerKey::all_of(dependent) {
             if !family::lives(&self.caches, &owner) {
-                self.queue.add(Job::Owner(owner));
+                (self.add)(Job::Owner(owner));
             }
         }
     }
