@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use controller::{
     host::Host,
+    object,
     ports::{Placer, PortError, Volumes},
 };
 use jiff::Timestamp;
@@ -23,7 +24,7 @@ use plan::{
     schedule::{Ledger, NODE_TOPOLOGY_KEY, Request},
     volume::{ClaimState, Known, Made},
 };
-use store::{Key, MemStore, PageRequest, Prefix, objects};
+use store::{Key, MemStore, PageRequest, Prefix, Txn, objects};
 
 use crate::wire::Wire;
 
@@ -35,6 +36,12 @@ const DRIVER: &str = "local.berth";
 pub struct SimHost(Arc<Mutex<(Timestamp, u64)>>);
 
 impl SimHost {
+    /// Another host that goes on from here.
+    #[allow(dead_code, reason = "the scripts that come next use it")]
+    pub fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(*self.0.lock())))
+    }
+
     /// Lets time pass.
     pub fn advance(&self, by: Duration) {
         let mut state = self.0.lock();
@@ -177,6 +184,33 @@ impl Volumes for Services {
 
 fn unanswered(service: &'static str, call: &'static str, error: &store::Error) -> PortError {
     PortError { service, call, reason: error.to_string() }
+}
+
+/// The pods that wait for a node.
+pub fn waiting(store: &MemStore) -> Vec<Pod> {
+    let unbound = |pod: &Pod| object::may_vanish(pod) && !pod.is_terminating();
+    list::<Pod>(store).into_iter().filter(unbound).collect()
+}
+
+/// What the scheduler does about a pod that waits: a node if one has room, and there the volumes that its claims lack.
+pub fn bind(store: &MemStore, host: &SimHost, mut pod: Pod) -> Option<Txn> {
+    let mut guards = vec![objects::unchanged(&pod)];
+    let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes);
+    let names = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    let claims = names.map(|source| get::<PersistentVolumeClaim>(store, pod.namespace(), &source.claim_name));
+    let claims = claims.collect::<Option<Vec<_>>>()?;
+    let bound = claims.iter().filter_map(plan::volume::bound_to);
+    let volumes: Vec<PersistentVolume> = bound.filter_map(|name| get(store, "", name)).collect();
+    let reachable = volumes.iter().filter_map(plan::volume::reachable).cloned().collect();
+    let node = place(store, &pod, reachable).ok()?;
+    object::bind(&mut pod, &node, Time::from(host.now()));
+    let mut ops = vec![objects::put(&pod)];
+    for claim in claims.iter().filter(|claim| plan::volume::bound_to(claim).is_none()) {
+        guards.push(objects::unchanged(claim));
+        let (claim, volume) = provision(host, claim, &node);
+        ops.extend([objects::put(&claim), objects::put(&volume)]);
+    }
+    Some(Txn { guards, ops })
 }
 
 /// A node with room for so many pods.

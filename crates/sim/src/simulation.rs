@@ -376,28 +376,12 @@ impl Simulation {
         }
     }
 
-    /// The scheduler's own loop: a pod that waits gets a node when one has room, and its claims their volumes there.
+    /// The scheduler's own loop.
     fn bind(&mut self) {
-        let unbound = |pod: &Pod| object::may_vanish(pod) && !pod.is_terminating();
-        for mut pod in ports::list::<Pod>(&self.store).into_iter().filter(unbound) {
-            let mut guards = vec![objects::unchanged(&pod)];
-            let names = pod.spec.iter().flat_map(|spec| &spec.volumes);
-            let names = names.filter_map(|volume| volume.persistent_volume_claim.as_ref());
-            let claims =
-                names.map(|source| ports::get::<PersistentVolumeClaim>(&self.store, NAMESPACE, &source.claim_name));
-            let Some(claims) = claims.collect::<Option<Vec<_>>>() else { continue };
-            let volumes = claims.iter().filter_map(plan::volume::bound_to);
-            let volumes: Vec<PersistentVolume> = volumes.filter_map(|name| ports::get(&self.store, "", name)).collect();
-            let reachable = volumes.iter().filter_map(plan::volume::reachable).cloned().collect();
-            let Ok(node) = ports::place(&self.store, &pod, reachable) else { continue };
-            object::bind(&mut pod, &node, Time::from(self.host.now()));
-            let mut ops = vec![objects::put(&pod)];
-            for claim in claims.iter().filter(|claim| plan::volume::bound_to(claim).is_none()) {
-                guards.push(objects::unchanged(claim));
-                let (claim, volume) = ports::provision(&self.host, claim, &node);
-                ops.extend([objects::put(&claim), objects::put(&volume)]);
+        for pod in ports::waiting(&self.store) {
+            if let Some(Txn { guards, ops }) = ports::bind(&self.store, &self.host, pod) {
+                self.commit(guards, ops, Actor::Other);
             }
-            self.commit(guards, ops, Actor::Other);
         }
     }
 

@@ -43,8 +43,20 @@ impl Witness {
         }
     }
 
+    /// A witness of another store with the same past.
+    #[allow(dead_code, reason = "the scripts that come next use it")]
+    pub fn fork(&self, store: &MemStore, authors: &Authors) -> Self {
+        let (store, authors) = (store.clone(), std::sync::Arc::clone(authors));
+        Self { store, authors, world: self.world.clone(), ..*self }
+    }
+
     /// Looks at every commit since the last time.
     pub fn look(&mut self, now: Timestamp) -> Vec<Violation> {
+        self.look_also(now, |_| Vec::new())
+    }
+
+    /// Looks at every commit since the last time, also with eyes of the caller's own.
+    pub fn look_also(&mut self, now: Timestamp, mut also: impl FnMut(&Step<'_>) -> Vec<Violation>) -> Vec<Violation> {
         let changes = self.store.inspect(|model| model.changes(&Prefix::all(), self.seen)).unwrap_or_default();
         let mut violations = Vec::new();
         for (revision, events) in changes {
@@ -56,7 +68,9 @@ impl Witness {
             let by = self.authors.lock().get(&revision).copied().unwrap_or(Actor::Other);
             self.note(&[by as u8]);
             let before = World { now, ..before };
-            violations.extend(check::step(&Step { before: &before, after: &self.world, by }));
+            let step = Step { before: &before, after: &self.world, by };
+            violations.extend(check::step(&step));
+            violations.extend(also(&step));
             self.seen = revision;
             self.commits += 1;
         }
