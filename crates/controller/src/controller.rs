@@ -29,7 +29,7 @@ use crate::{
     observed::SetKey,
     ports::{Placer, Volumes},
     step::{self, Done, StatusOutcome, StatusPolicy, Surroundings},
-    triggers,
+    stranded, triggers,
     write::{Fault, Wrote},
 };
 
@@ -90,6 +90,7 @@ async fn lead(parts: &Parts, caches: &Caches, leadership: Leadership) {
     let (all, queue) = (caches.clone(), sets.queue.clone());
     tasks.spawn("triggers", async move { triggers::run(&all, &queue).await });
     tasks.spawn("nodes", nodes::run(caches.clone(), around.clone()));
+    tasks.spawn("stranded", stranded::run(caches.clone(), around.clone(), sets.recorder.clone()));
     tasks.spawn("garbage", gc::run(caches.clone(), around));
     lost.cancelled().await;
     sets.queue.close();

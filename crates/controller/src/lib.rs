@@ -25,6 +25,7 @@ pub mod object;
 pub mod observed;
 pub mod ports;
 pub mod step;
+pub mod stranded;
 mod triggers;
 pub mod write;
 

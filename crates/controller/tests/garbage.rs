@@ -167,3 +167,25 @@ async fn a_silent_node_is_not_ready_and_its_pods_stay() {
     assert!(!pod.is_terminating());
     rig.stop().await;
 }
+
+/// NL-3b: whoever removes a node says that nothing runs there any more.
+#[tokio::test(start_paused = true)]
+async fn pods_of_a_removed_node_are_forgotten_and_made_anew() {
+    let rig = Rig::start(Arc::new(MemStore::new()));
+    let mut node = Node::default();
+    node.meta_mut().name = "n1".into();
+    rig.put(&node).await;
+    rig.put(&set("web", 2)).await;
+    rig.complete("web", 2).await;
+    let before: BTreeMap<String, Pod> = rig.list().await;
+
+    let txn = Txn { guards: Vec::new(), ops: vec![Op::Delete(Key::of(&node))] };
+    rig.store.txn(txn).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(39)).await;
+    assert_eq!(rig.list::<Pod>().await, before, "the agent could still come back");
+    rig.until("both pods are other ones", |pods: &BTreeMap<String, Pod>| {
+        pods.len() == 2 && pods.iter().all(|(name, pod)| pod.uid() != before[name].uid())
+    })
+    .await;
+    rig.stop().await;
+}
