@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::{
     default,
     error::{ErrorKind, Errors, FieldError, FieldPath},
-    unsupported, validate,
+    unsupported, validate, view,
 };
 
 /// What to do with a field that Berth does not know or not support.
@@ -54,7 +54,7 @@ struct Read {
 }
 
 fn read(json: &Value, mode: Mode) -> Read {
-    let mut walk = Walk { errors: Errors::default(), warnings: Vec::new(), mode };
+    let mut walk = Walk { errors: Errors::default(), warnings: Vec::new(), mode, apps: false };
     let object = walk.object(json);
     Read { object, errors: walk.errors.into_vec(), warnings: walk.warnings }
 }
@@ -69,6 +69,8 @@ struct Walk {
     errors: Errors,
     warnings: Vec<String>,
     mode: Mode,
+    /// Whether this is a set in the view without what Berth adds.
+    apps: bool,
 }
 
 impl Walk {
@@ -79,6 +81,8 @@ impl Walk {
             return None;
         };
         let kind = self.kind(fields)?;
+        let version = fields.get("apiVersion").and_then(Value::as_str);
+        self.apps = kind == Kind::StatefulSet && version == Some(view::APPS);
         let clean = self.message(schema::of(kind), fields, &root);
         match AnyObject::from_json(kind, Value::Object(clean)) {
             Ok(mut object) => {
@@ -126,6 +130,7 @@ impl Walk {
         for (name, value) in fields {
             let at = path.child(name);
             match message.field(name) {
+                Some(_) if self.apps && !value.is_null() && view::is_own(message.name, name) => self.own(&at),
                 Some(field) => {
                     if let Some(value) = self.field(field, value, &at) {
                         clean.insert(name.clone(), value);
@@ -135,6 +140,14 @@ impl Walk {
             }
         }
         clean
+    }
+
+    /// A field that Berth adds, where only the others may stand.
+    fn own(&mut self, path: &FieldPath) {
+        match self.mode {
+            Mode::Strict => self.errors.forbidden(path, view::ADVICE),
+            Mode::Warn => self.warnings.push(format!("field {path} was dropped: {}", view::ADVICE)),
+        }
     }
 
     /// A field that the message does not have.

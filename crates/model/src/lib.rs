@@ -16,3 +16,4 @@ pub mod revision;
 pub mod selector;
 mod unsupported;
 pub mod validate;
+pub mod view;

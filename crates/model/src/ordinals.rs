@@ -128,7 +128,7 @@ impl Ordinals {
             if *first > ordinal {
                 break;
             }
-            ordinal = ordinal.saturating_add(last - (*first).max(self.start.0) + 1);
+            ordinal = ordinal.saturating_add(last - (*first).max(self.start.0)).saturating_add(1);
         }
         Ordinal(ordinal)
     }

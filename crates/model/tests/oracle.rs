@@ -148,6 +148,7 @@ const DEVIATIONS: &[(&str, Explain)] = &[
     ("name_is_generated_later", name_is_generated_later),
     ("claim_template_is_named", claim_template_is_named),
     ("refused_until_supported", refused_until_supported),
+    ("recreate_is_a_strategy", recreate_is_a_strategy),
 ];
 
 /// The immutable field that changed is named, where Kubernetes says `spec` and lists what may change.
@@ -170,13 +171,14 @@ fn one_error_for_one_mistake(_: &Case, theirs: &mut Answer, ours: &mut Vec<Field
     }
 }
 
-/// A template's labels are at metadata.labels, a claim's size is at resources.requests.
+/// A template's labels are at metadata.labels, a claim's size is at resources.requests, a strategy's name is its type.
 fn path_is_whole(_: &Case, theirs: &mut Answer, _: &mut Vec<FieldError>) {
     let whole = theirs.drain(..).map(|(field, kind)| {
         let field = field
             .replace("spec.template.labels", "spec.template.metadata.labels")
             .replace("spec.template.annotations", "spec.template.metadata.annotations")
             .replace("spec.resources[storage]", "spec.resources.requests[storage]");
+        let field = if field == "spec.updateStrategy" { format!("{field}.type") } else { field };
         (field, kind)
     });
     *theirs = answer(whole.collect::<Vec<_>>().into_iter());
@@ -235,6 +237,15 @@ fn refused_until_supported(_: &Case, theirs: &mut Answer, ours: &mut Vec<FieldEr
         let not_yet = e.message.contains("not supported by Berth yet") || e.message.contains("never pulled");
         !not_yet || known.iter().any(|(field, _)| *field == e.path.as_str())
     });
+}
+
+/// A set may be updated by Recreate (KEP-3541), with or without Berth's own fields.
+fn recreate_is_a_strategy(case: &Case, theirs: &mut Answer, ours: &mut Vec<FieldError>) {
+    if case.new["spec"]["updateStrategy"]["type"] == "Recreate" {
+        take(theirs, "spec.updateStrategy", "FieldValueInvalid");
+        take(theirs, "spec.updateStrategy.type", "FieldValueInvalid");
+        ours.retain(|e| e.path.as_str() != "spec.updateStrategy.rollingUpdate");
+    }
 }
 
 fn take(answer: &mut Answer, field: &str, kind: &str) -> bool {

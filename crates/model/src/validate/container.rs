@@ -112,7 +112,8 @@ pub(super) fn port_reference(port: Option<&IntOrString>, path: &FieldPath, error
     }
 }
 
-fn check_env(variable: &EnvVar, path: &FieldPath, errors: &mut Errors) {
+/// A variable of the environment.
+pub(super) fn check_env(variable: &EnvVar, path: &FieldPath, errors: &mut Errors) {
     named(&variable.name, names::env_name, &path.child("name"), errors);
     let Some(source) = &variable.value_from else { return };
     let at = path.child("valueFrom");

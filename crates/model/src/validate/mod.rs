@@ -4,6 +4,7 @@
 //! Kubernetes'; what Berth cannot do yet is refused here, never ignored. Uniqueness and the existence of other objects
 //! are not looked at: a single object is all there is.
 
+mod berth;
 mod budget;
 mod container;
 mod immutable;

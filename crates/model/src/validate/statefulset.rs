@@ -1,9 +1,9 @@
-//! StatefulSets (VAL-1 to VAL-8).
+//! StatefulSets (VAL-1 to VAL-8). What Berth adds to them stands in `berth`.
 
 use pb::objects::{IntOrString, StatefulSet, StatefulSetSpec, int_or_string};
 use serde_json::json;
 
-use super::{Occasion, meta, named, not_negative, one_of, pod, storage};
+use super::{Occasion, berth, meta, named, not_negative, one_of, pod, storage};
 use crate::{
     error::{Errors, FieldPath},
     names,
@@ -40,6 +40,7 @@ pub(super) fn check(set: &StatefulSet, occasion: Occasion, errors: &mut Errors) 
         claim_templates(spec, &path.child("volumeClaimTemplates"), errors);
     }
     template(spec, &path.child("template"), errors);
+    berth::check(spec, &path, errors);
 }
 
 fn ordinals(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
@@ -52,23 +53,26 @@ fn ordinals(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
     }
 }
 
+/// Recreate is KEP-3541's; a set of apps/v1 may have it too.
+const STRATEGIES: &str = "must be 'RollingUpdate', 'OnDelete' or 'Recreate'";
+
 fn update_strategy(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
     let strategy = spec.update_strategy.clone().unwrap_or_default();
-    match strategy.r#type.as_str() {
-        "" => errors.required(&path.child("type"), "must be 'RollingUpdate' or 'OnDelete'"),
-        "RollingUpdate" | "OnDelete" => {}
-        other => errors.invalid(&path.child("type"), other, "must be 'RollingUpdate' or 'OnDelete'"),
-    }
-    let Some(rolling) = &strategy.rolling_update else { return };
     let at = path.child("rollingUpdate");
-    if strategy.r#type == "OnDelete" {
-        let value = serde_json::to_value(rolling).unwrap_or_default();
-        errors.invalid(&at, value, "only allowed for updateStrategy 'RollingUpdate'");
-        return;
-    }
-    not_negative(rolling.partition.unwrap_or(0), &at.child("partition"), errors);
-    if let Some(bound) = &rolling.max_unavailable {
-        max_unavailable(bound, &at.child("maxUnavailable"), errors);
+    match (strategy.r#type.as_str(), &strategy.rolling_update) {
+        ("", _) => errors.required(&path.child("type"), STRATEGIES),
+        ("RollingUpdate", Some(rolling)) => {
+            not_negative(rolling.partition.unwrap_or(0), &at.child("partition"), errors);
+            if let Some(bound) = &rolling.max_unavailable {
+                max_unavailable(bound, &at.child("maxUnavailable"), errors);
+            }
+        }
+        ("OnDelete" | "Recreate", Some(rolling)) => {
+            let value = serde_json::to_value(rolling).unwrap_or_default();
+            errors.invalid(&at, value, "only allowed for updateStrategy 'RollingUpdate'");
+        }
+        ("RollingUpdate" | "OnDelete" | "Recreate", None) => {}
+        (other, _) => errors.invalid(&path.child("type"), other, STRATEGIES),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     error::ErrorKind,
 };
 
-fn web() -> Value {
+pub(super) fn web() -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
         "metadata": {"name": "web", "namespace": "default"},
@@ -31,7 +31,7 @@ fn web() -> Value {
     })
 }
 
-fn good(json: &Value) -> AnyObject {
+pub(super) fn good(json: &Value) -> AnyObject {
     match decode::manifest(json, Mode::Strict) {
         Ok((object, warnings)) => {
             assert!(warnings.is_empty(), "{warnings:?}");
@@ -41,12 +41,12 @@ fn good(json: &Value) -> AnyObject {
     }
 }
 
-fn bad(json: &Value) -> Vec<String> {
+pub(super) fn bad(json: &Value) -> Vec<String> {
     let errors = decode::manifest(json, Mode::Strict).expect_err("must be refused");
     errors.iter().map(ToString::to_string).collect()
 }
 
-fn with(mut json: Value, pointer: &str, value: Value) -> Value {
+pub(super) fn with(mut json: Value, pointer: &str, value: Value) -> Value {
     match json.pointer_mut(pointer) {
         Some(place) => *place = value,
         None => {
@@ -57,7 +57,7 @@ fn with(mut json: Value, pointer: &str, value: Value) -> Value {
     json
 }
 
-fn updated(old: &Value, new: &Value) -> Vec<String> {
+pub(super) fn updated(old: &Value, new: &Value) -> Vec<String> {
     super::update(&good(old), &good(new)).iter().map(ToString::to_string).collect()
 }
 
