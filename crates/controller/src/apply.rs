@@ -215,21 +215,16 @@ impl<'a> Apply<'a> {
     fn guards(&self, guards: &[PlanGuard]) -> Vec<Guard> {
         let namespace = self.observed.set.namespace();
         let key = |kind, name: &str| Key::object(kind, namespace, name);
-        let mut out = Vec::new();
+        let (mut out, mut together) = (Vec::new(), BTreeMap::new());
         for guard in guards {
             match guard {
                 PlanGuard::SetUnchanged { at, .. } => {
                     out.push(Guard::ModRevision(Key::of(self.observed.set.as_ref()), at.0));
                 }
                 PlanGuard::PodUnchanged(pod) => out.push(self.pod_unchanged(pod)),
-                PlanGuard::PodsUnchanged(pods) => {
-                    let apart = pods.len().saturating_sub(GUARDED_ONE_BY_ONE);
-                    if apart > 0 {
-                        let start = format!("{}-", self.observed.set.name());
-                        let range = Prefix::names(Pod::KIND, namespace, &start);
-                        out.push(Guard::PrefixNotNewer(range, self.observed.pods_at));
-                    }
-                    out.extend(pods.iter().skip(apart).map(|pod| self.pod_unchanged(pod)));
+                PlanGuard::PodsUnchanged(pods) => together.extend(pods.iter().map(|pod| (&pod.pod, pod))),
+                PlanGuard::BudgetUnchanged(budget) => {
+                    out.push(Guard::ModRevision(key(PodDisruptionBudget::KIND, &budget.name), budget.at.0));
                 }
                 PlanGuard::PodAbsent(name) => out.push(Guard::Absent(key(Pod::KIND, name.as_str()))),
                 PlanGuard::ClaimUnchanged { claim, at, .. } => {
@@ -255,7 +250,21 @@ impl<'a> Apply<'a> {
         Guard::ModRevision(key, pod.at.0)
     }
 }
+        out.extend(self.pods_unchanged(&together.into_values().collect::<Vec<_>>()));
 
 fn unobserved(what: &str, name: &str) -> Fault {
     Fault::Nonsense(format!("the plan speaks of {what} {name}, which was not observed"))
+    fn pods_unchanged(&self, pods: &[&PodAt]) -> Vec<Guard> {
+        let (apart, one_by_one) = pods.split_at(pods.len().saturating_sub(GUARDED_ONE_BY_ONE));
+        let mut guards: Vec<_> = one_by_one.iter().map(|pod| self.pod_unchanged(pod)).collect();
+        if !apart.is_empty() {
+            let own = format!("{}-", self.observed.set.name());
+            // Pods of other sets are among them only where a budget counts them.
+            let start = if apart.iter().all(|pod| pod.pod.as_str().starts_with(&own)) { own.as_str() } else { "" };
+            let range = Prefix::names(Pod::KIND, self.observed.set.namespace(), start);
+            guards.push(Guard::PrefixNotNewer(range, self.observed.pods_at));
+        }
+        guards
+    }
+
 }

@@ -318,12 +318,17 @@ fn wanted<'a>(pods: impl Iterator<Item = &'a Pod>, sets: &[&StatefulSet]) -> u32
 ///
 /// # Errors
 /// The first budget that holds it back.
-pub fn may_go(budgets: &[Budget], pod: &PodName, leaving: &BTreeSet<PodName>) -> Result<Grounds, Refusal> {
+pub fn may_go<'a>(
+    budgets: impl IntoIterator<Item = &'a Budget>,
+    pod: &PodName,
+    leaving: &BTreeSet<PodName>,
+) -> Result<Grounds, Refusal> {
     let mut all = Grounds::default();
     for budget in budgets {
         if let Some(grounds) = budget.lets_go(pod, leaving)? {
             all.budgets.extend(grounds.budgets);
-            all.pods.extend(grounds.pods.into_iter().filter(|pod| !all.pods.contains(pod)).collect::<Vec<_>>());
+            let new: Vec<_> = grounds.pods.into_iter().filter(|pod| !all.pods.contains(pod)).collect();
+            all.pods.extend(new);
         }
     }
     Ok(all)

@@ -12,6 +12,7 @@ use super::{
     status::Status,
     wait::Wait,
 };
+use crate::budget::BudgetAt;
 
 /// What to do about one set now.
 #[derive(Clone, Debug, PartialEq)]
@@ -213,7 +214,7 @@ pub enum Guard {
     /// The pod has not been changed: it is the same object, as ready and as little terminating as it was seen.
     PodUnchanged(PodAt),
     /// Each of these pods has not been changed: the pods that OrderedReady waits for, at the revisions at which they
-    /// were available (I7).
+    /// were available (I7), or the pods of whatever set that a disruption budget counts on.
     PodsUnchanged(Vec<PodAt>),
     /// No pod has this name.
     PodAbsent(PodName),
@@ -241,6 +242,8 @@ pub enum Guard {
     RevisionAbsent(RevisionName),
     /// No Service has this name.
     ServiceAbsent(String),
+    /// The disruption budget has not been changed. Pods that it counts are guarded by `PodsUnchanged`.
+    BudgetUnchanged(BudgetAt),
 }
 
 /// A pod as it was seen.

@@ -137,7 +137,7 @@ impl Cluster {
                 as_seen(self.revisions.get(name.as_str()).map(Object::meta), uid, at.0)
             }
             Guard::RevisionAbsent(name) => !self.revisions.contains_key(name.as_str()),
-            Guard::ServiceAbsent(_) => false,
+            Guard::ServiceAbsent(_) | Guard::BudgetUnchanged(_) => false,
         }
     }
 
