@@ -59,7 +59,8 @@ pub const INVARIANTS: &[Invariant] = &[
     },
     Invariant {
         id: "I7",
-        rule: "OrderedReady: a pod is created only when every lower one is Running, Ready, available and not terminating",
+        rule: "OrderedReady: a pod is created only when every lower one is Running, Ready, available and not terminating, \
+               but for maxConcurrentStart - 1 of them",
         test: Test::Step(order::created_in_order),
     },
     Invariant {
@@ -69,8 +70,14 @@ pub const INVARIANTS: &[Invariant] = &[
     },
     Invariant {
         id: "I9",
-        rule: "a pod in range is taken away only for an update: the highest first, not below the partition, within budget",
+        rule: "a pod in range is taken away only for an update that is not paused: at or above the partition, and if it was \
+               available, the highest first and within budget",
         test: Test::Step(update::from_the_top),
+    },
+    Invariant {
+        id: "I9/recreate",
+        rule: "Recreate: no pod is created while an outdated one is left",
+        test: Test::Step(update::old_before_new),
     },
     Invariant {
         id: "I10",

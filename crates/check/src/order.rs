@@ -2,36 +2,45 @@
 
 use std::collections::BTreeMap;
 
-use pb::ObjectExt;
+use model::identity::Ordinal;
+use pb::{ObjectExt, objects::StatefulSet};
 
 use crate::{
     Findings,
-    world::{Actor, Key, Step, in_order, in_range, key, ordinal, start, title},
+    update::is_outdated,
+    world::{Actor, Key, Step, in_order, in_range, key, ordinal, ordinals, spec, strategy, title},
 };
 
-/// A pod is created only when every lower ordinal of the range is available, and no second one in the same commit.
+/// A pod is created only when every lower ordinal of the range is available, but for as many as may start beside it
+/// (`maxConcurrentStart`), and not more than those in one commit.
 pub(crate) fn created_in_order(step: &Step<'_>, findings: &mut Findings) {
-    let mut created: BTreeMap<Key, u32> = BTreeMap::new();
+    let mut created: BTreeMap<Key, usize> = BTreeMap::new();
     for pod in step.created_pods() {
         let Some(set) = step.after.set_of(pod).filter(|set| in_order(set)) else { continue };
         let Some(due) = ordinal(set, pod) else { continue };
         *created.entry(key(set)).or_default() += 1;
         let before = step.before.pods_of(set);
-        let lower = (start(set).0..due.0).map(model::identity::Ordinal);
-        for lower in lower {
-            let ready = before.get(&lower).is_some_and(|pod| step.before.is_available(set, pod));
-            if !ready {
-                findings.add(title(pod), format!("was created while ordinal {lower} was not available"));
-                break;
-            }
+        let ordinals = ordinals(set);
+        let ready = |lower: &Ordinal| before.get(lower).is_some_and(|pod| step.before.is_available(set, pod));
+        let mut behind = ordinals.iter().take_while(|lower| *lower < due).filter(|lower| !ready(lower));
+        if let Some(lower) = behind.nth(window(set) - 1) {
+            findings.add(title(pod), format!("was created while ordinal {lower} was not available"));
         }
     }
-    for ((namespace, name), count) in created.into_iter().filter(|(_, count)| *count > 1) {
+    let too_many = |(key, count): &(Key, usize)| step.after.sets.get(key).is_some_and(|set| *count > window(set));
+    for ((namespace, name), count) in created.into_iter().filter(too_many) {
         findings.add(format!("StatefulSet {namespace}/{name}"), format!("{count} pods were created in one commit"));
     }
 }
 
-/// The controller asks a pod out of range to go only when no higher one out of range is left.
+/// How many pods may be on their way at a time.
+fn window(set: &StatefulSet) -> usize {
+    let window = spec(set).and_then(|spec| spec.max_concurrent_start).unwrap_or(1);
+    usize::try_from(window).unwrap_or(1).max(1)
+}
+
+/// The controller asks a pod out of range to go only when no higher one out of range is left. Recreate takes all
+/// outdated ones at once.
 pub(crate) fn removed_in_order(step: &Step<'_>, findings: &mut Findings) {
     if step.by != Actor::SetController {
         return;
@@ -44,7 +53,8 @@ pub(crate) fn removed_in_order(step: &Step<'_>, findings: &mut Findings) {
             let after = step.after.pods.get(&key(**pod)).filter(|after| after.uid() == pod.uid());
             let asked = !pod.is_terminating() && after.is_none_or(ObjectExt::is_terminating);
             let higher = condemned.keys().next_back().filter(|highest| highest > &ordinal);
-            if let Some(higher) = higher.filter(|_| asked) {
+            let recreated = strategy(set) == "Recreate" && is_outdated(step.before, set, pod);
+            if let Some(higher) = higher.filter(|_| asked && !recreated) {
                 findings.add(title(**pod), format!("was scaled away while ordinal {higher} was still there"));
             }
         }

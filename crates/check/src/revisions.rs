@@ -9,7 +9,7 @@ use pb::{
 
 use crate::{
     Findings,
-    world::{Step, World, ordinal, spec, start, title},
+    world::{Step, World, index, paused, replicas, spec, strategy, title},
 };
 
 /// Label of a pod: the name of its revision.
@@ -66,7 +66,7 @@ pub(crate) fn due_revision(step: &Step<'_>, findings: &mut Findings) {
         let current = set.status.as_ref().map(|status| &status.current_revision).filter(|name| !name.is_empty());
         let current =
             current.filter(|name| step.before.revisions.contains_key(&(set.namespace().to_owned(), (*name).clone())));
-        let due = match current.filter(|_| keeps_back(set, pod)) {
+        let due = match current.filter(|_| keeps_back(step.before, set, pod)) {
             Some(current) => current == name,
             None => same(revision.data.as_ref(), spec(set).and_then(|spec| spec.template.as_ref())),
         };
@@ -76,18 +76,29 @@ pub(crate) fn due_revision(step: &Step<'_>, findings: &mut Findings) {
     }
 }
 
-/// Whether the ordinal is below the partition, or among those that an update without bounds has not reached.
-fn keeps_back(set: &StatefulSet, pod: &Pod) -> bool {
-    let strategy = spec(set).and_then(|spec| spec.update_strategy.as_ref());
-    if strategy.is_some_and(|strategy| strategy.r#type == "OnDelete") {
-        return false;
-    }
-    let bound = match strategy.and_then(|strategy| strategy.rolling_update.as_ref()) {
+/// Whether the ordinal is below the partition, or among those that an update without bounds, or one that is paused, has
+/// not reached.
+fn keeps_back(world: &World, set: &StatefulSet, pod: &Pod) -> bool {
+    let update = spec(set).and_then(|spec| spec.update_strategy.as_ref());
+    let bound = match update.and_then(|strategy| strategy.rolling_update.as_ref()) {
+        _ if strategy(set) != "RollingUpdate" => 0,
         Some(rolling) => rolling.partition.unwrap_or(0),
         None => set.status.as_ref().map_or(0, |status| status.current_replicas),
     };
-    let index = ordinal(set, pod).and_then(|ordinal| ordinal.index(start(set)));
-    index.is_some_and(|index| i64::from(index) < i64::from(bound))
+    let below = |bound: i64| index(set, pod).is_some_and(|index| i64::from(index) < bound);
+    below(i64::from(bound)) || paused(set) && reached(world, set).is_none_or(|reached| below(i64::from(reached)))
+}
+
+/// The lowest index in range that has the set's present template.
+fn reached(world: &World, set: &StatefulSet) -> Option<u32> {
+    let wanted = spec(set).and_then(|spec| spec.template.as_ref());
+    let updated = |pod: &&&Pod| {
+        let name = pod.meta().labels.get(REVISION_LABEL);
+        let revision = name.and_then(|name| world.revisions.get(&(set.namespace().to_owned(), name.clone())));
+        revision.is_some_and(|revision| same(revision.data.as_ref(), wanted))
+    };
+    let pods = world.pods_of(set);
+    pods.values().filter(updated).filter_map(|pod| index(set, pod)).filter(|index| *index < replicas(set)).min()
 }
 
 /// Equal once defaults are filled in: an older version may have stored fewer.

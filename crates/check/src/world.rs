@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use model::identity::{Ordinal, PodName, SetName};
+use model::{
+    identity::{Ordinal, PodName, SetName},
+    ordinals::Ordinals,
+};
 use pb::{
     ObjectExt,
     objects::{ControllerRevision, PersistentVolumeClaim, Pod, StatefulSet, StatefulSetSpec},
@@ -115,13 +118,29 @@ pub(crate) fn replicas(set: &StatefulSet) -> u32 {
     spec(set).map_or(0, |spec| u32::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0))
 }
 
-pub(crate) fn start(set: &StatefulSet) -> Ordinal {
-    let start = spec(set).and_then(|spec| spec.ordinals.as_ref()).map_or(0, |ordinals| ordinals.start);
-    Ordinal(u32::try_from(start).unwrap_or(0))
+/// The ordinals that the set should have.
+pub(crate) fn ordinals(set: &StatefulSet) -> Ordinals {
+    spec(set).map(Ordinals::of).unwrap_or_default()
 }
 
 pub(crate) fn in_range(set: &StatefulSet, ordinal: Ordinal) -> bool {
-    ordinal.index(start(set)).is_some_and(|index| index < replicas(set))
+    ordinals(set).contains(ordinal)
+}
+
+/// The index of a pod, which is what partition counts; None if the set could never have it.
+pub(crate) fn index(set: &StatefulSet, pod: &Pod) -> Option<u32> {
+    ordinals(set).index_of(ordinal(set, pod)?)
+}
+
+/// spec.updateStrategy.type
+pub(crate) fn strategy(set: &StatefulSet) -> &str {
+    let strategy = spec(set).and_then(|spec| spec.update_strategy.as_ref());
+    let kind = strategy.map(|strategy| strategy.r#type.as_str());
+    kind.filter(|kind| !kind.is_empty()).unwrap_or("RollingUpdate")
+}
+
+pub(crate) fn paused(set: &StatefulSet) -> bool {
+    spec(set).is_some_and(|spec| spec.paused)
 }
 
 pub(crate) fn in_order(set: &StatefulSet) -> bool {

@@ -5,7 +5,13 @@
 
 use model::identity::Ordinal;
 
-use super::{action::DeleteReason, claims, draft::Draft, snapshot::PodView, wait::WaitReason};
+use super::{
+    action::DeleteReason,
+    claims,
+    draft::{Draft, RestsOn},
+    snapshot::PodView,
+    wait::WaitReason,
+};
 
 /// Removes what is out of range. Says whether the next step may be taken.
 pub(super) fn process(draft: &mut Draft<'_>) -> bool {
@@ -15,7 +21,7 @@ pub(super) fn process(draft: &mut Draft<'_>) -> bool {
     }
     if !draft.in_order() {
         for (ordinal, pod) in condemned.iter().filter(|(_, pod)| !pod.terminating) {
-            draft.delete_pod(pod, *ordinal, DeleteReason::ScaledAway);
+            draft.delete_pod(pod, *ordinal, DeleteReason::ScaledAway, RestsOn::Itself);
         }
         return true;
     }
@@ -37,7 +43,7 @@ fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
     let healthy = pod.is_ready() && pod.is_available(draft.snapshot);
     let lowest = first_unavailable(draft);
     if healthy || lowest == Some(ordinal) {
-        draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway);
+        draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway, RestsOn::Peers);
         return;
     }
     let reason = match lowest {

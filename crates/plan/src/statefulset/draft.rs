@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::identity::{ClaimName, Ordinal, PodName};
+use model::identity::{ClaimName, Ordinal, PodName, RevisionName};
 
 use super::{
     action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op},
@@ -23,6 +23,15 @@ pub(super) enum Flow {
     Fail,
 }
 
+/// What the deletion of a pod rests on, beside the set and the pod itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RestsOn {
+    /// Nothing: it would be right whatever the other pods do.
+    Itself,
+    /// The other pods in range that are available stay so (I8, I9).
+    Peers,
+}
+
 /// A plan in the making.
 pub(super) struct Draft<'a> {
     pub snapshot: &'a Snapshot,
@@ -32,6 +41,8 @@ pub(super) struct Draft<'a> {
     pub waits: Vec<Wait>,
     /// Pods that the plan deletes.
     deleted: BTreeSet<PodName>,
+    /// Those of them that it deletes because they are outdated.
+    replaced: BTreeSet<PodName>,
     /// Owners of claims that the plan creates or changes: later steps see them as they will be.
     owners: BTreeMap<ClaimName, Vec<ClaimOwner>>,
 }
@@ -39,8 +50,8 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Starts with the actions and findings of the first steps.
     pub fn new(snapshot: &'a Snapshot, members: Members<'a>, revisions: Revisions, actions: Vec<Action>) -> Self {
-        let (deleted, owners) = Default::default();
-        Self { snapshot, revisions, members, actions, waits: Vec::new(), deleted, owners }
+        let (deleted, replaced, owners) = Default::default();
+        Self { snapshot, revisions, members, actions, waits: Vec::new(), deleted, replaced, owners }
     }
 
     /// Whether pods come and go one after the other.
@@ -67,6 +78,31 @@ impl<'a> Draft<'a> {
     /// Whether the plan deletes this pod.
     pub fn deletes(&self, pod: &PodName) -> bool {
         self.deleted.contains(pod)
+    }
+
+    /// Whether the plan creates the pod of this ordinal.
+    pub fn creates(&self, ordinal: Ordinal) -> bool {
+        self.actions.iter().any(|action| matches!(&action.op, Op::CreatePod(new) if new.ordinal == ordinal))
+    }
+
+    /// How many pods the plan deletes because they are outdated.
+    pub fn replaced(&self) -> i32 {
+        i32::try_from(self.replaced.len()).unwrap_or(i32::MAX)
+    }
+
+    /// Whether a pod is not what would be made at the update revision: the template or what its ordinal has otherwise
+    /// was changed since.
+    pub fn is_outdated(&self, pod: &PodView) -> bool {
+        let overrides = self.snapshot.set.overrides_of(&pod.name);
+        pod.revision.as_ref() != Some(&self.revisions.update) || pod.overrides != overrides
+    }
+
+    /// The revision that a pod made now is made from (REV-12).
+    pub fn revision_of_new_pod(&self, ordinal: Ordinal) -> &RevisionName {
+        let index = self.snapshot.set.ordinals.index_of(ordinal);
+        let kept_back = self.revisions.kept_back(&self.snapshot.set, &self.members);
+        let outdated = index.is_some_and(|index| index < kept_back);
+        if outdated { &self.revisions.current } else { &self.revisions.update }
     }
 
     /// Notes something that is waited for.
@@ -114,18 +150,20 @@ impl<'a> Draft<'a> {
         self.actions.push(Action { op: Op::RepairPod { pod: pod.name.clone(), ordinal, identity, storage }, guards });
     }
 
+    /// Asks for a pod to be deleted to come back anew, once.
+    pub fn replace(&mut self, pod: &PodView, ordinal: Ordinal, rests_on: RestsOn) {
+        self.replaced.insert(pod.name.clone());
+        let why = DeleteReason::Outdated { from: pod.revision.clone(), to: self.revisions.update.clone() };
+        self.delete_pod(pod, ordinal, why, rests_on);
+    }
+
     /// Asks for a pod to be deleted, once.
-    pub fn delete_pod(&mut self, pod: &PodView, ordinal: Ordinal, why: DeleteReason) {
+    pub fn delete_pod(&mut self, pod: &PodView, ordinal: Ordinal, why: DeleteReason, rests_on: RestsOn) {
         if !self.deleted.insert(pod.name.clone()) {
             return;
         }
         let mut guards = vec![self.set_unchanged(), pod.unchanged()];
-        let depends_on_peers = match &why {
-            DeleteReason::Ended(_) | DeleteReason::SetDeleted => false,
-            DeleteReason::ScaledAway => self.in_order(),
-            DeleteReason::Outdated { .. } => true,
-        };
-        if depends_on_peers {
+        if rests_on == RestsOn::Peers {
             guards.push(self.peers_unchanged(|peer| peer != ordinal));
         }
         self.actions.push(Action { op: Op::DeletePod { pod: pod.name.clone(), ordinal, why }, guards });
@@ -142,9 +180,11 @@ impl<'a> Draft<'a> {
         (actions, waits)
     }
 
-    /// Guards that the pods in range that `which` names are as they were seen.
+    /// Guards that those pods in range that `which` names and that are available are as they were seen. What the others
+    /// do does not matter: they are counted as unavailable already, and can only become better.
     fn peers_unchanged(&self, which: impl Fn(Ordinal) -> bool) -> Guard {
-        let peers = self.members.replicas.iter().filter(|(ordinal, _)| which(**ordinal));
+        let counted = |(ordinal, pod): &(&Ordinal, &&PodView)| which(**ordinal) && !pod.is_unavailable(self.snapshot);
+        let peers = self.members.replicas.iter().filter(counted);
         Guard::PodsUnchanged(peers.map(|(_, pod)| pod.seen()).collect())
     }
 }

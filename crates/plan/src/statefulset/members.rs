@@ -19,9 +19,14 @@ pub(super) struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
+    /// All pods of the set with their ordinals, the highest in range first, then those out of range.
+    pub fn iter(&self) -> impl Iterator<Item = (Ordinal, &'a PodView)> {
+        self.replicas.iter().rev().map(|(ordinal, pod)| (*ordinal, *pod)).chain(self.condemned.iter().copied())
+    }
+
     /// All pods of the set.
     pub fn all(&self) -> Vec<&'a PodView> {
-        self.replicas.values().copied().chain(self.condemned.iter().map(|(_, pod)| *pod)).collect()
+        self.iter().map(|(_, pod)| pod).collect()
     }
 }
 

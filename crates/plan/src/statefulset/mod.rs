@@ -1,9 +1,10 @@
 //! What to do next about one StatefulSet.
 //!
 //! [`plan`] is one step of the way from what is to what is wanted. Its parts are the steps that a user would name, in
-//! this order: which pods are the set's (`members`), which revisions it comes from and goes to (`revisions`), pods in
-//! range (`replicas`, `claims`), pods out of range (`condemn`), outdated pods (`update`), the report (`status`). Under
-//! OrderedReady each step waits until the one before has nothing left to do, so scaling goes before updating.
+//! this order: which pods are the set's (`members`), which revisions it comes from and goes to (`revisions`), all old
+//! pods away first if the set asks for it (`recreate`), pods in range (`replicas`, `claims`; broken ones that are
+//! outdated, `heal`), pods out of range (`condemn`), outdated pods (`update`), the report (`status`). Under OrderedReady
+//! each step waits until the one before has nothing left to do, so scaling goes before updating.
 //!
 //! The decisions are those of Kubernetes' own controller; `tests/oracle` holds recordings of it, and
 //! `docs/deviations.md` says where Berth decides otherwise. Rule ids such as UP-4 are explained in
@@ -16,9 +17,11 @@ mod claims;
 mod condemn;
 mod draft;
 mod explain;
+mod heal;
 mod members;
 mod pod;
 mod preview;
+mod recreate;
 mod replicas;
 mod revisions;
 mod snapshot;
@@ -57,13 +60,14 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
             reason: WaitReason::SetDeleting,
         });
     } else {
-        if replicas::process(&mut draft) && condemn::process(&mut draft) {
-            // Never below zero, although pods of revisions in between are taken off too.
-            status.current = (status.current - update::process(&mut draft)).max(0);
+        if recreate::process(&mut draft) && replicas::process(&mut draft) && condemn::process(&mut draft) {
+            update::process(&mut draft);
         }
         explain::explain(&mut draft);
     }
 
+    // Never below zero, although pods of revisions in between are taken off too.
+    status.current = (status.current - draft.replaced()).max(0);
     status.complete(&snapshot.set);
     if status.differs_from(&snapshot.set.status) {
         let guards = vec![draft.set_unchanged()];

@@ -1,14 +1,16 @@
 //! The pods in range, the lowest ordinal first: made, made anew, waited for, repaired (UP-1 to UP-7).
 //!
 //! Holds I7: under OrderedReady a pod is created only when every pod before it is Running, Ready, available and not
-//! terminating, and the action is guarded by the revisions at which they were. At most one pod is created then.
+//! terminating, and the action is guarded by the revisions at which they were. `maxConcurrentStart` widens this: so many
+//! pods, less one, may be missing or on their way before it. The pods in this window are made in order, too.
 
 use model::identity::Ordinal;
 
 use super::{
     action::{DeleteReason, NewPod},
     claims,
-    draft::{Draft, Flow},
+    draft::{Draft, Flow, RestsOn},
+    heal,
     snapshot::{Phase, PodView},
     wait::WaitReason,
 };
@@ -20,7 +22,7 @@ const LARGEST_BATCH: u32 = 500;
 pub(super) fn process(draft: &mut Draft<'_>) -> bool {
     let replicas = draft.snapshot.set.ordinals.count;
     if draft.in_order() {
-        return (0..replicas).all(|index| process_one(draft, draft.ordinal(index)) == Flow::Go);
+        return in_order(draft, replicas);
     }
     // Slow start: batches of 1, 2, 4, … so that a failure that hits every pod is not met a thousand times at once.
     let (mut first, mut batch) = (0, 1);
@@ -39,13 +41,35 @@ pub(super) fn process(draft: &mut Draft<'_>) -> bool {
     true
 }
 
+/// From the lowest up, until as many pods are missing or not available as may start at a time.
+fn in_order(draft: &mut Draft<'_>, replicas: u32) -> bool {
+    let window = draft.snapshot.set.max_concurrent_start.unwrap_or(1).max(1);
+    let mut held_up = 0;
+    for index in 0..replicas {
+        if process_one(draft, draft.ordinal(index)) != Flow::Go {
+            held_up += 1;
+        }
+        if held_up == window {
+            break;
+        }
+    }
+    held_up == 0
+}
+
 fn process_one(draft: &mut Draft<'_>, ordinal: Ordinal) -> Flow {
     let Some(pod) = draft.members.replicas.get(&ordinal).copied() else {
         return create(draft, ordinal);
     };
+    let flow = keep(draft, pod, ordinal);
+    heal::process(draft, pod, ordinal);
+    flow
+}
+
+/// Sees to it that a pod that is there can run and is right (UP-1, UP-3 to UP-7).
+fn keep(draft: &mut Draft<'_>, pod: &PodView, ordinal: Ordinal) -> Flow {
     if pod.phase.is_terminal() {
         if !pod.terminating {
-            draft.delete_pod(pod, ordinal, DeleteReason::Ended(pod.phase));
+            draft.delete_pod(pod, ordinal, DeleteReason::Ended(pod.phase), RestsOn::Itself);
         }
         return Flow::Stop;
     }
@@ -76,7 +100,7 @@ fn create(draft: &mut Draft<'_>, ordinal: Ordinal) -> Flow {
         }
         return Flow::Fail;
     }
-    let revision = draft.revisions.of_new_pod(&draft.snapshot.set, ordinal).clone();
+    let revision = draft.revision_of_new_pod(ordinal).clone();
     draft.create_pod(NewPod { pod, ordinal, revision, claims: claims.missing, reused: claims.present });
     claims::fix_owners(draft, ordinal, None);
     if draft.in_order() { Flow::Stop } else { Flow::Go }

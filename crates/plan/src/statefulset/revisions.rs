@@ -2,11 +2,12 @@
 //!
 //! Holds I11: numbers only grow, equal templates share one revision, no more history than the limit.
 
-use model::identity::{Ordinal, RevisionName};
+use model::identity::RevisionName;
 
 use super::{
     action::{Action, Guard, Op},
     draft::{Draft, set_unchanged},
+    members::Members,
     snapshot::{Control, PodView, RevisionView, SetView, Snapshot, Strategy},
 };
 
@@ -21,15 +22,27 @@ pub(super) struct Revisions {
 }
 
 impl Revisions {
-    /// The revision that a pod made now is made from (REV-12). `partition` counts indices (D4).
-    pub fn of_new_pod(&self, set: &SetView, ordinal: Ordinal) -> &RevisionName {
-        let kept_back = match &set.strategy {
+    /// How many indices, from the first on, get their new pods from the current revision (REV-12, D4). While the set is
+    /// paused the update stays where it is: below the lowest pod that has it already.
+    pub fn kept_back(&self, set: &SetView, members: &Members<'_>) -> u32 {
+        let by_strategy = match &set.strategy {
             Strategy::Rolling { partition: Some(partition), .. } => *partition,
             Strategy::Rolling { partition: None, .. } => u32::try_from(set.status.current).unwrap_or(0),
             Strategy::OnDelete | Strategy::Recreate => 0,
         };
-        let outdated = set.ordinals.index_of(ordinal).is_some_and(|index| index < kept_back);
-        if outdated { &self.current } else { &self.update }
+        if !set.paused {
+            return by_strategy;
+        }
+        let updated = members.replicas.iter().find(|(_, pod)| pod.revision.as_ref() == Some(&self.update));
+        let frontier = updated.and_then(|(ordinal, _)| set.ordinals.index_of(*ordinal));
+        by_strategy.max(frontier.unwrap_or(u32::MAX))
+    }
+
+    /// How many pods other than `pod` keep the current revision although the update revision is another.
+    pub fn others_at_current(&self, members: &Members<'_>, pod: &PodView) -> u32 {
+        let keeps = |other: &PodView| !other.terminating && other.revision.as_ref() == Some(&self.current);
+        let others = members.iter().filter(|(_, other)| other.uid != pod.uid && keeps(other)).count();
+        if self.current == self.update { 0 } else { u32::try_from(others).unwrap_or(u32::MAX) }
     }
 }
 
@@ -66,12 +79,14 @@ pub(super) fn find(snapshot: &Snapshot) -> (Revisions, Vec<Action>) {
     (Revisions { current, update, collisions }, actions)
 }
 
-/// Deletes the oldest revisions that nothing uses, beyond the limit (REV-11).
+/// Deletes the oldest revisions that nothing uses, beyond the limit (REV-11). The last one that was complete is of use: a
+/// rollout that fails goes back to it.
 pub(super) fn truncate(draft: &mut Draft<'_>, pods: &[&PodView]) {
     let Some(limit) = draft.snapshot.set.history_limit else { return };
     let live = |revision: &RevisionView| {
         revision.name == draft.revisions.current
             || revision.name == draft.revisions.update
+            || Some(&revision.name) == draft.snapshot.set.status.complete_revision.as_ref()
             || pods.iter().any(|pod| pod.revision.as_ref() == Some(&revision.name))
     };
     let old: Vec<_> = history(draft.snapshot).into_iter().filter(|revision| !live(revision)).collect();
@@ -112,6 +127,11 @@ fn free_name(snapshot: &Snapshot, collisions: &mut u32) -> RevisionName {
         }
         *collisions = collisions.wrapping_add(1);
     }
+}
+
+/// The guard that a revision of the set stays as it is; None if there is no such revision any more.
+pub(super) fn unchanged_if_kept(snapshot: &Snapshot, name: &RevisionName) -> Option<Guard> {
+    history(snapshot).into_iter().find(|revision| revision.name == *name).map(unchanged)
 }
 
 fn unchanged(revision: &RevisionView) -> Guard {

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use model::{
     identity::{ClaimName, ModRevision, NodeName, PodName, RevisionName, SetName, Uid},
     ordinals::{OrdinalRanges, Ordinals},
+    overrides,
     revision::TemplateBytes,
 };
 
@@ -87,6 +88,15 @@ pub struct SetView {
     pub service_name: String,
     /// status
     pub status: Status,
+}
+
+impl SetView {
+    /// The digests of the overrides of a pod's ordinal, as its annotation holds them.
+    pub fn overrides_of(&self, pod: &PodName) -> String {
+        let Some(ordinal) = self.name.ordinal_of(pod) else { return String::new() };
+        let own = self.overrides.iter().filter(|one| one.ordinals.contains(ordinal));
+        overrides::joined(own.map(|one| one.digest.as_str()))
+    }
 }
 
 /// In which order pods come and go.

@@ -10,7 +10,7 @@ use model::identity::{Ordinal, RevisionName};
 
 use super::{
     draft::Draft,
-    snapshot::{PodView, SetView, Snapshot, Strategy},
+    snapshot::{PodView, SetView, Snapshot},
 };
 
 /// The part of a set's status that its controller decides.
@@ -26,7 +26,7 @@ pub struct Status {
     pub available: i32,
     /// Pods at the current revision that are not terminating (STAT-5).
     pub current: i32,
-    /// Pods at the update revision that are not terminating (STAT-6).
+    /// Pods at the update revision, and with the overrides of their ordinals, that are not terminating (STAT-6).
     pub updated: i32,
     /// status.currentRevision
     pub current_revision: Option<RevisionName>,
@@ -77,7 +77,6 @@ impl Status {
     pub(super) fn count(draft: &Draft<'_>, pods: &[&PodView]) -> Self {
         let snapshot = draft.snapshot;
         let current = &draft.revisions.current;
-        let update = &draft.revisions.update;
         let of = |test: &dyn Fn(&PodView) -> bool| {
             i32::try_from(pods.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
         };
@@ -87,21 +86,25 @@ impl Status {
             ready: of(&|pod| pod.is_ready()),
             available: of(&|pod| pod.is_ready() && pod.is_available(snapshot)),
             current: of(&|pod| !pod.terminating && pod.revision.as_ref() == Some(current)),
-            updated: of(&|pod| !pod.terminating && pod.revision.as_ref() == Some(update)),
+            updated: of(&|pod| !pod.terminating && !draft.is_outdated(pod)),
             current_revision: Some(current.clone()),
-            update_revision: Some(update.clone()),
+            update_revision: Some(draft.revisions.update.clone()),
             collisions: Some(draft.revisions.collisions),
             ..snapshot.set.status.clone()
         }
     }
 
-    /// A finished rolling update makes the update revision the current one (STAT-9, UPD-8).
+    /// A finished update makes the update revision the current one, whatever the strategy (STAT-9, UPD-8). It is
+    /// finished when every pod is updated and available, not merely ready (#136831). A set without pods has shown
+    /// nothing, so its revision is none to go back to.
     pub(super) fn complete(&mut self, set: &SetView) {
         let all = i32::try_from(set.ordinals.count).unwrap_or(i32::MAX);
-        let rolling = matches!(set.strategy, Strategy::Rolling { .. });
-        if rolling && self.updated == all && self.ready == all && self.replicas == all {
+        if self.updated == all && self.available == all && self.replicas == all {
             self.current = self.updated;
             self.current_revision = self.update_revision.clone();
+            if all > 0 {
+                self.complete_revision = self.update_revision.clone();
+            }
         }
     }
 
@@ -125,6 +128,6 @@ pub(super) fn requeue_after(snapshot: &Snapshot, pods: &[&PodView], status: &Sta
 }
 
 /// How long it is until `then`; None if that is past.
-fn until(now: Timestamp, then: Timestamp) -> Option<Duration> {
+pub(super) fn until(now: Timestamp, then: Timestamp) -> Option<Duration> {
     Duration::try_from(then.duration_since(now)).ok().filter(|left| !left.is_zero())
 }

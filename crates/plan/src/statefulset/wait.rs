@@ -81,6 +81,13 @@ pub enum WaitReason {
     },
     /// Its pod is outdated and stays so until somebody deletes it: strategy OnDelete (UPD-7).
     UpdateOnDelete,
+    /// Its pod is outdated and stays so while the set is paused.
+    Paused,
+    /// Its pod is not created before the last outdated pod of the set is gone: strategy Recreate.
+    OlderNotGone {
+        /// A pod that is still there.
+        older: PodName,
+    },
     /// The set is being deleted: nothing is created or replaced any more.
     SetDeleting,
 }
@@ -107,6 +114,8 @@ impl WaitReason {
             Self::NameTaken => "NameTaken",
             Self::UpdateBudget { .. } => "UpdateBudget",
             Self::UpdateOnDelete => "UpdateOnDelete",
+            Self::Paused => "Paused",
+            Self::OlderNotGone { .. } => "OlderNotGone",
             Self::SetDeleting => "SetDeleting",
         }
     }
@@ -152,6 +161,10 @@ impl fmt::Display for Wait {
                 "{pod} is outdated, but {unavailable} pods of the set are unavailable and maxUnavailable is {allowed}"
             ),
             WaitReason::UpdateOnDelete => write!(f, "{pod} is outdated and is replaced when you delete it (OnDelete)"),
+            WaitReason::Paused => write!(f, "{pod} is outdated and is replaced when you resume the set (paused)"),
+            WaitReason::OlderNotGone { older } => {
+                write!(f, "{pod} is not created yet: {older} is outdated and has to be gone first (Recreate)")
+            }
             WaitReason::SetDeleting => {
                 write!(f, "the set is being deleted: its pods are not created or replaced any more")
             }
