@@ -13,20 +13,24 @@
 //! Never does this module look at a clock, remember anything, or delete a claim.
 
 mod action;
+mod budgets;
 mod claims;
 mod condemn;
+pub mod conditions;
 mod draft;
 mod explain;
 mod heal;
 mod members;
 mod pod;
 mod preview;
+mod progress;
 mod recreate;
 mod replicas;
 mod revisions;
 mod snapshot;
 pub mod stamp;
 mod status;
+mod teardown;
 mod update;
 mod view;
 mod wait;
@@ -54,11 +58,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut status = Status::count(&draft, &pods);
 
     if snapshot.set.deleting {
-        draft.waits.push(Wait {
-            ordinal: None,
-            pod: snapshot.set.name.pod(snapshot.set.ordinals.start),
-            reason: WaitReason::SetDeleting,
-        });
+        teardown::process(&mut draft);
     } else {
         if recreate::process(&mut draft) && replicas::process(&mut draft) && condemn::process(&mut draft) {
             update::process(&mut draft);
@@ -69,15 +69,26 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     // Never below zero, although pods of revisions in between are taken off too.
     status.current = (status.current - draft.replaced()).max(0);
     status.complete(&snapshot.set);
-    if status.differs_from(&snapshot.set.status) {
+    let progress = progress::judge(&draft, &mut status);
+    conditions::write(&draft, progress, &mut status);
+    if let Some(revert) = progress::revert(&draft, &status, progress) {
+        // The set is another one then, so nothing else that was decided about it holds.
+        draft.actions = vec![revert];
+    } else if !lets_the_set_go(&draft) && status.differs_from(&snapshot.set.status) {
         let guards = vec![draft.set_unchanged()];
         draft.actions.push(Action { op: Op::UpdateStatus(status.clone()), guards });
     }
     revisions::truncate(&mut draft, &pods);
 
-    let requeue_after = status::requeue_after(snapshot, &pods, &status);
+    let timers = [status::requeue_after(snapshot, &pods, &status), progress.look_again_after()];
+    let requeue_after = timers.into_iter().flatten().min();
     let (actions, waits) = draft.finish();
     Plan { actions, waits, status, requeue_after }
+}
+
+/// Whether the set is gone after the plan: nothing is told of it any more.
+fn lets_the_set_go(draft: &Draft<'_>) -> bool {
+    draft.actions.iter().any(|action| action.op == Op::ReleaseSet)
 }
 
 /// The headless Service is made for the user when `serviceName` names none.

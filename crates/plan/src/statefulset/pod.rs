@@ -25,6 +25,11 @@ impl PodView {
         self.terminating || !self.is_available(snapshot)
     }
 
+    /// Running, Ready, available and not on its way out.
+    pub(super) fn is_serving(&self, snapshot: &Snapshot) -> bool {
+        self.is_ready() && !self.is_unavailable(snapshot)
+    }
+
     /// When it counts as available, or counted from; None while it is not Ready.
     pub(super) fn available_from(&self, min_ready_seconds: u32) -> Option<Timestamp> {
         let min_ready = SignedDuration::from_secs(i64::from(min_ready_seconds));

@@ -7,17 +7,13 @@
 use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
-use model::{
-    identity::{ModRevision, NodeName, Ordinal, PodName, RevisionName, Uid},
-    overrides,
-};
+use model::identity::{ModRevision, NodeName, Ordinal, PodName, RevisionName, Uid};
 
 use super::{
     action::{DeleteReason, NewClaim, NewPod, Op, Plan},
     draft::Draft,
     members, plan, revisions,
     snapshot::{ClaimView, Control, OwnerKind, Phase, PodView, RevisionView, Snapshot, Strategy},
-    update,
     wait::WaitReason,
 };
 
@@ -216,11 +212,6 @@ impl Ideal {
         set.claim_templates.iter().map(|template| (template.clone(), set.name.claim(template, ordinal))).collect()
     }
 
-    fn overrides(&self, ordinal: Ordinal) -> String {
-        let own = self.snapshot.set.overrides.iter().filter(|one| one.ordinals.contains(ordinal));
-        overrides::joined(own.map(|one| one.digest.as_str()))
-    }
-
     fn create_pod(&mut self, new: &NewPod) {
         new.claims.iter().for_each(|claim| self.create_claim(claim));
         let pod = PodView {
@@ -231,7 +222,7 @@ impl Ideal {
             selected: true,
             terminating: false,
             revision: Some(new.revision.clone()),
-            overrides: self.overrides(new.ordinal),
+            overrides: self.snapshot.set.overrides_of(&new.pod),
             name_label: Some(new.pod.clone()),
             volumes: self.volumes(new.ordinal),
             phase: Phase::Running,
@@ -300,7 +291,7 @@ fn held_back(snapshot: &Snapshot, last: &Plan) -> Vec<HeldBack> {
     let mut by_wait: BTreeMap<String, Vec<PodName>> = BTreeMap::new();
     for (ordinal, pod) in &draft.members.replicas {
         let kept_back = set.ordinals.index_of(*ordinal).is_some_and(|index| index < partition);
-        if kept_back && update::is_outdated(&draft, pod) {
+        if kept_back && draft.is_outdated(pod) {
             kept.pods.push(pod.name.clone());
         }
     }
@@ -319,6 +310,7 @@ fn held_back(snapshot: &Snapshot, last: &Plan) -> Vec<HeldBack> {
 fn why_held(reason: &WaitReason) -> Option<&'static str> {
     match reason {
         WaitReason::UpdateOnDelete => Some("replaced when you delete them (OnDelete)"),
+        WaitReason::Paused => Some("replaced when you resume the set (paused)"),
         _ => None,
     }
 }

@@ -56,6 +56,8 @@ pub struct SetView {
     pub deleting: bool,
     /// Whether the set's deletion waits until its pods are gone, the highest ordinal first: it has the finalizer.
     pub ordered_deletion: bool,
+    /// spec.deletionOrder is Ordered.
+    pub wants_ordered_deletion: bool,
     /// spec.replicas, spec.ordinals
     pub ordinals: Ordinals,
     /// spec.podManagementPolicy

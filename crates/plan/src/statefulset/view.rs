@@ -23,6 +23,7 @@ use pb::{
 };
 
 use super::{
+    conditions,
     snapshot::{
         ClaimOwner, ClaimView, Control, MaxUnavailable, Override, OwnerKind, Phase, PodView, Policy, Retention,
         RevisionView, SetView, Snapshot, Strategy,
@@ -114,6 +115,7 @@ fn set(set: &StatefulSet) -> SetView {
         generation: set.meta().generation,
         deleting: set.is_terminating(),
         ordered_deletion: set.meta().finalizers.iter().any(|finalizer| finalizer == ORDERED_DELETION),
+        wants_ordered_deletion: spec.deletion_order == "Ordered",
         ordinals: Ordinals::of(spec),
         policy: if spec.pod_management_policy == "Parallel" { Policy::Parallel } else { Policy::OrderedReady },
         strategy: strategy(spec),
@@ -187,7 +189,12 @@ impl From<&StatefulSetStatus> for Status {
             complete_revision: revision(&status.complete_revision),
             failed_revision: revision(&status.failed_revision),
             last_progress: status.last_progress_time.as_ref().map(|time| time.timestamp()),
-            conditions: status.conditions.iter().map(condition_view).collect(),
+            conditions: status
+                .conditions
+                .iter()
+                .filter(|c| conditions::is_own(&c.r#type))
+                .map(condition_view)
+                .collect(),
             blocked_on: status.blocked_on.as_ref().map(|blocked| BlockedOn {
                 ordinal: blocked.ordinal.map(|ordinal| Ordinal(unsigned(ordinal))),
                 reason: blocked.reason.clone(),

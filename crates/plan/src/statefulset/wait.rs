@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use model::identity::{ClaimName, Ordinal, PodName};
 
 use super::snapshot::Phase;
+use crate::budget::Refusal;
 
 /// One thing that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub enum WaitReason {
     },
     /// Its pod is being deleted.
     PodTerminating,
+    /// Its pod is being deleted and does not come back.
+    PodLeaving,
     /// Its pod has ended and is made anew once it is gone.
     PodEnded {
         /// How it ended.
@@ -79,6 +82,8 @@ pub enum WaitReason {
         /// How many may be.
         allowed: u32,
     },
+    /// Its pod is to be deleted or replaced, but a disruption budget holds it back (PDB).
+    DisruptionBudget(Refusal),
     /// Its pod is outdated and stays so until somebody deletes it: strategy OnDelete (UPD-7).
     UpdateOnDelete,
     /// Its pod is outdated and stays so while the set is paused.
@@ -108,11 +113,13 @@ impl WaitReason {
             Self::NotReady { .. } => "NotReady",
             Self::MinReadySeconds { .. } => "MinReadySeconds",
             Self::PodTerminating => "PodTerminating",
+            Self::PodLeaving => "PodLeaving",
             Self::PodEnded { .. } => "PodEnded",
             Self::ClaimTerminating { .. } => "ClaimTerminating",
             Self::ClaimStale { .. } => "ClaimStale",
             Self::NameTaken => "NameTaken",
             Self::UpdateBudget { .. } => "UpdateBudget",
+            Self::DisruptionBudget(_) => "DisruptionBudget",
             Self::UpdateOnDelete => "UpdateOnDelete",
             Self::Paused => "Paused",
             Self::OlderNotGone { .. } => "OlderNotGone",
@@ -142,6 +149,7 @@ impl fmt::Display for Wait {
                 write!(f, "{pod} is ready and counts as available from {until} on (minReadySeconds)")
             }
             WaitReason::PodTerminating => write!(f, "{pod} is being deleted and has to be gone before it is made anew"),
+            WaitReason::PodLeaving => write!(f, "{pod} is being deleted and does not come back"),
             WaitReason::PodEnded { phase } => {
                 write!(f, "{pod} has ended ({}) and is deleted to be made anew", phase.as_str())
             }
@@ -160,6 +168,7 @@ impl fmt::Display for Wait {
                 f,
                 "{pod} is outdated, but {unavailable} pods of the set are unavailable and maxUnavailable is {allowed}"
             ),
+            WaitReason::DisruptionBudget(refusal) => write!(f, "{pod} is to go, but {refusal}"),
             WaitReason::UpdateOnDelete => write!(f, "{pod} is outdated and is replaced when you delete it (OnDelete)"),
             WaitReason::Paused => write!(f, "{pod} is outdated and is replaced when you resume the set (paused)"),
             WaitReason::OlderNotGone { older } => {
