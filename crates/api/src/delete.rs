@@ -2,13 +2,15 @@
 //!
 //! What goes at once and what waits: a pod that a node may run waits for that node to say that it has stopped; an
 //! object with finalizers waits for whoever put them there; a set goes at once unless its dependents shall go first or
-//! stay (DEL-1 to DEL-3). The garbage collector of the controller does what is waited for.
+//! stay (DEL-1 to DEL-3), or its pods go in order (deletionOrder). The controller and its garbage collector do what is
+//! waited for.
 
 use pb::{
     Kind,
     api::v1::{DeleteRequest, DeleteResponse, Object as AnyObject, Propagation},
-    objects::{Pod, Time},
+    objects::{Pod, StatefulSet, Time},
 };
+use plan::statefulset::stamp::ORDERED_DELETION;
 use store::{Guard, Op, Prefix, objects::Undecodable};
 
 use crate::{
@@ -31,19 +33,10 @@ fn marked(old: &Stored, request: &DeleteRequest, now: Time) -> Result<AnyObject>
         Some(pod) => pod_grace(pod, request),
         None => 0,
     };
-    let kind = new.kind();
+    let ordered = old.typed::<StatefulSet>().map(wants_order);
     let meta = meta_mut(&mut new)?;
-    if kind == Some(Kind::StatefulSet) {
-        let finalizer = match request.propagation() {
-            Propagation::Foreground => Some(FOREGROUND),
-            Propagation::Orphan => Some(ORPHAN),
-            Propagation::Unspecified | Propagation::Background => None,
-        };
-        if let Some(finalizer) = finalizer
-            && !meta.finalizers.iter().any(|have| have == finalizer)
-        {
-            meta.finalizers.push(finalizer.to_owned());
-        }
+    if let Some(ordered) = ordered {
+        hold(&mut meta.finalizers, request.propagation(), ordered);
     }
     // A second request may shorten the time that a pod has, never lengthen it.
     let shorter = meta.deletion_grace_period_seconds.is_none_or(|left| grace < left);
@@ -52,6 +45,30 @@ fn marked(old: &Stored, request: &DeleteRequest, now: Time) -> Result<AnyObject>
         meta.deletion_grace_period_seconds = Some(grace);
     }
     Ok(new)
+}
+
+/// Whether the pods of a set go one after the other when it is deleted.
+fn wants_order(set: &StatefulSet) -> bool {
+    set.spec.as_ref().is_some_and(|spec| spec.deletion_order == "Ordered")
+}
+
+/// What keeps a set that is to be deleted. Pods that stay need no order, also if an order was begun: orphaning a set
+/// that is already on its way saves the pods that are left.
+fn hold(finalizers: &mut Vec<String>, propagation: Propagation, ordered: bool) {
+    if propagation == Propagation::Orphan {
+        finalizers.retain(|finalizer| finalizer != ORDERED_DELETION && finalizer != FOREGROUND);
+    }
+    let orphaned = propagation == Propagation::Orphan || finalizers.iter().any(|finalizer| finalizer == ORPHAN);
+    let wanted = [
+        (ORPHAN, propagation == Propagation::Orphan),
+        (FOREGROUND, propagation == Propagation::Foreground),
+        (ORDERED_DELETION, ordered && !orphaned),
+    ];
+    for (finalizer, _) in wanted.into_iter().filter(|(_, wanted)| *wanted) {
+        if !finalizers.iter().any(|have| have == finalizer) {
+            finalizers.push(finalizer.to_owned());
+        }
+    }
 }
 
 /// Seconds that a pod has to stop; 0 for one that no node can have started.
@@ -184,6 +201,22 @@ mod tests {
         assert!(may_go(&marked(&pod("", Some(10)), &DeleteRequest::default(), at(100)).unwrap()));
         let forced = DeleteRequest { grace_period_seconds: Some(0), ..Default::default() };
         assert!(may_go(&marked(&pod("n1", Some(10)), &forced, at(100)).unwrap()));
+    }
+
+    #[test]
+    fn what_keeps_a_set_follows_from_its_order_and_the_requests() {
+        use Propagation::{Background, Foreground, Orphan};
+        let after = |ordered, requests: &[Propagation]| {
+            let mut finalizers = vec!["example.com/own".to_owned()];
+            requests.iter().for_each(|propagation| hold(&mut finalizers, *propagation, ordered));
+            finalizers.split_off(1)
+        };
+        assert_eq!(after(false, &[Background]), [""; 0]);
+        assert_eq!(after(true, &[Background, Background]), [ORDERED_DELETION]);
+        assert_eq!(after(true, &[Foreground]), [FOREGROUND, ORDERED_DELETION]);
+        assert_eq!(after(true, &[Background, Foreground]), [ORDERED_DELETION, FOREGROUND]);
+        assert_eq!(after(true, &[Foreground, Orphan]), [ORPHAN], "the pods that are left stay");
+        assert_eq!(after(true, &[Orphan, Background]), [ORPHAN], "nothing is ordered to go that was let go");
     }
 
     #[test]

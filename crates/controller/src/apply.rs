@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use pb::{Object, ObjectExt, objects::*};
-use plan::statefulset::{Action, DeleteReason, Guard as PlanGuard, NewClaim, NewPod, Op, PodAt, stamp};
+use plan::statefulset::{
+    Action, DeleteReason, Guard as PlanGuard, NewClaim, NewPod, Op, PodAt, Status, conditions, stamp,
+};
 use store::{Guard, Key, Prefix};
 
 use crate::{
@@ -68,6 +70,7 @@ impl<'a> Apply<'a> {
             Op::CreateClaim(new) => return self.create_claim(new, draft).await,
             Op::DeletePod { pod, why, .. } => return self.delete_pod(self.pod(pod.as_str())?, why, draft).await,
             Op::UpdateStatus(status) => {
+                notes.extend(missed_deadline(set, status));
                 let mut set = set.clone();
                 stamp::status(status, set.status.get_or_insert_default());
                 draft.put(&set);
@@ -94,20 +97,22 @@ impl<'a> Apply<'a> {
                 revision.revision = *number;
                 draft.put(&revision);
             }
-            Op::RevertTemplate { to, .. } => {
-                let revision = self.revision(to.as_str())?;
-                let mut set = set.clone();
-                set.spec.get_or_insert_default().template = revision.data.clone();
-                let meta = set.meta_mut();
-                meta.generation += 1;
+            Op::RevertTemplate { from, to } => {
+                let set = reverted(set, self.revision(to.as_str())?.data.clone(), from.as_str());
                 draft.put(&set);
-                let what = format!("set the template back to revision {to}: the rollout missed its deadline");
-                notes.push(Note::warning(&set, "RolloutReverted", what));
+                let what =
+                    format!("set the template back from revision {from} to {to}: it missed the progress deadline");
+                notes.push(Note::warning(&set, conditions::ROLLOUT_REVERTED, what));
             }
             Op::ReleaseSet => {
+                draft.guard([self.no_other_pod()]);
                 let mut set = set.clone();
                 set.meta_mut().finalizers.retain(|finalizer| finalizer != stamp::ORDERED_DELETION);
-                draft.put(&set);
+                if set.meta().finalizers.is_empty() {
+                    draft.delete(&set);
+                } else {
+                    draft.put(&set);
+                }
             }
             Op::DeleteRevision { name } => draft.delete(self.revision(name.as_str())?.as_ref()),
             Op::AdoptPod { pod } => {
@@ -159,15 +164,12 @@ impl<'a> Apply<'a> {
         } else {
             draft.put(&terminating(pod.clone(), Time::from(self.around.host.now())));
         }
+        if *why == DeleteReason::SetDeleted {
+            draft.guard([self.no_other_pod()]);
+        }
         let wrote = self.commit(draft).await?;
         metrics::get().pods_deleted.inc();
-        let reason = match why {
-            DeleteReason::Ended(phase) => format!("it has ended ({})", phase.as_str()),
-            DeleteReason::SetDeleted => "the set is being deleted".to_owned(),
-            DeleteReason::ScaledAway => "its ordinal is out of range".to_owned(),
-            DeleteReason::Outdated { to, .. } => format!("it is replaced by one of revision {to}"),
-        };
-        let what = format!("asked pod {} to go: {reason}", pod.name());
+        let what = format!("asked pod {} to go: {why}", pod.name());
         Ok(Made { wrote, notes: vec![Note::normal(set, "SuccessfulDelete", what)] })
     }
 
@@ -190,6 +192,13 @@ impl<'a> Apply<'a> {
         let start = format!("{}-", set.name());
         let range = Prefix::names(ControllerRevision::KIND, set.namespace(), &start);
         Guard::PrefixNotNewer(range, self.observed.revisions_at)
+    }
+
+    /// The pods go one after the other: none of them may be there that was not seen.
+    fn no_other_pod(&self) -> Guard {
+        let set = self.observed.set.as_ref();
+        let start = format!("{}-", set.name());
+        Guard::PrefixNotNewer(Prefix::names(Pod::KIND, set.namespace(), &start), self.observed.pods_at)
     }
 
     /// The claim that a template makes, with the owners that the policy gives it.
@@ -242,18 +251,10 @@ impl<'a> Apply<'a> {
                 PlanGuard::ServiceAbsent(name) => out.push(Guard::Absent(key(Service::KIND, name))),
             }
         }
+        out.extend(self.pods_unchanged(&together.into_values().collect::<Vec<_>>()));
         out
     }
 
-    fn pod_unchanged(&self, pod: &PodAt) -> Guard {
-        let key = Key::object(Pod::KIND, self.observed.set.namespace(), pod.pod.as_str());
-        Guard::ModRevision(key, pod.at.0)
-    }
-}
-        out.extend(self.pods_unchanged(&together.into_values().collect::<Vec<_>>()));
-
-fn unobserved(what: &str, name: &str) -> Fault {
-    Fault::Nonsense(format!("the plan speaks of {what} {name}, which was not observed"))
     fn pods_unchanged(&self, pods: &[&PodAt]) -> Vec<Guard> {
         let (apart, one_by_one) = pods.split_at(pods.len().saturating_sub(GUARDED_ONE_BY_ONE));
         let mut guards: Vec<_> = one_by_one.iter().map(|pod| self.pod_unchanged(pod)).collect();
@@ -267,4 +268,30 @@ fn unobserved(what: &str, name: &str) -> Fault {
         guards
     }
 
+    fn pod_unchanged(&self, pod: &PodAt) -> Guard {
+        let key = Key::object(Pod::KIND, self.observed.set.namespace(), pod.pod.as_str());
+        Guard::ModRevision(key, pod.at.0)
+    }
+}
+
+/// The set with the template of an older revision, as if somebody had set it back by hand, and with what it came from.
+fn reverted(set: &StatefulSet, template: Option<PodTemplateSpec>, from: &str) -> StatefulSet {
+    let mut set = set.clone();
+    set.spec.get_or_insert_default().template = template;
+    set.meta_mut().generation += 1;
+    from.clone_into(&mut set.status.get_or_insert_default().failed_revision);
+    set
+}
+
+/// What to tell people when a set comes to have missed its deadline.
+fn missed_deadline(set: &StatefulSet, status: &Status) -> Option<Note> {
+    let before = set.status.iter().flat_map(|status| &status.conditions);
+    let known = before.into_iter().any(|condition| condition.reason == conditions::DEADLINE_EXCEEDED);
+    let mut missed = status.conditions.iter().filter(|condition| condition.reason == conditions::DEADLINE_EXCEEDED);
+    let missed = missed.next().filter(|_| !known)?;
+    Some(Note::warning(set, conditions::DEADLINE_EXCEEDED, missed.message.clone()))
+}
+
+fn unobserved(what: &str, name: &str) -> Fault {
+    Fault::Nonsense(format!("the plan speaks of {what} {name}, which was not observed"))
 }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use model::identity::{ModRevision, Uid};
 use pb::{Kind, Object, ObjectExt, api::v1::Object as AnyObject, objects::*};
-use plan::gc::{Action, Dependent, ObjectName, Owner, Propagation, Reference};
+use plan::{
+    gc::{Action, Dependent, ObjectName, Owner, Propagation, Reference},
+    statefulset::stamp,
+};
 use runtime::Cache;
 use store::{Guard, Key, Prefix, objects::Undecodable};
 
@@ -81,10 +84,17 @@ fn present<T: Object>(object: &T) -> Present {
     let has = |propagation: Propagation| {
         propagation.finalizer().is_some_and(|finalizer| meta.finalizers.iter().any(|have| have == finalizer))
     };
+    // A set whose pods go in order is left alone until they have. Whoever orphans them wants no order.
+    let in_order = meta.finalizers.iter().any(|finalizer| finalizer == stamp::ORDERED_DELETION);
     // A pod that is being stopped still owns; its claims follow when it is gone.
     let deletion = object.is_terminating().then(|| {
-        let waits = [Propagation::Orphan, Propagation::Foreground].into_iter().find(|propagation| has(*propagation));
-        waits.unwrap_or(Propagation::Background)
+        if has(Propagation::Orphan) {
+            Propagation::Orphan
+        } else if has(Propagation::Foreground) && !in_order {
+            Propagation::Foreground
+        } else {
+            Propagation::Background
+        }
     });
     let owner = Owner { object: name_of(object), at: ModRevision(object.mod_revision()), deletion };
     Present { uid: meta.uid.clone(), owner }
