@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
+    budgets,
     caches::Caches,
     events::{self, Recorder},
     gc,
@@ -90,6 +91,7 @@ async fn lead(parts: &Parts, caches: &Caches, leadership: Leadership) {
     let (all, queue) = (caches.clone(), sets.queue.clone());
     tasks.spawn("triggers", async move { triggers::run(&all, &queue).await });
     tasks.spawn("nodes", nodes::run(caches.clone(), around.clone()));
+    tasks.spawn("budgets", budgets::status::run(caches.clone(), around.clone()));
     tasks.spawn("stranded", stranded::run(caches.clone(), around.clone(), sets.recorder.clone()));
     tasks.spawn("garbage", gc::run(caches.clone(), around));
     lost.cancelled().await;

@@ -8,7 +8,7 @@ use runtime::{
 };
 use store::Key;
 
-use crate::{caches::Caches, observed::SetKey};
+use crate::{budgets, caches::Caches, observed::SetKey};
 
 /// Wakes sets for as long as it runs.
 pub async fn run(caches: &Caches, queue: &Queue<SetKey>) {
@@ -23,6 +23,7 @@ pub async fn run(caches: &Caches, queue: &Queue<SetKey>) {
         triggers.follow(claims, |claim, gone| triggers.claim(claim, gone)),
         triggers.follow(revisions, |revision, _| triggers.owner(revision.meta())),
         triggers.follow(services, |service, gone| triggers.service(service, gone)),
+        budgets::follow(caches, |budget| triggers.budget(budget)),
     );
 }
 
@@ -92,6 +93,11 @@ impl Triggers<'_> {
                 self.named(claim.namespace(), set);
             }
         }
+    }
+
+    /// What a budget comes to may let a set go on that it held back.
+    fn budget(&self, budget: &PodDisruptionBudget) {
+        budgets::sets_of(self.caches, budget).into_iter().for_each(|set| self.add(set));
     }
 
     /// A Service that is gone is made again for the sets that name it.

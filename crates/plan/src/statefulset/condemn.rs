@@ -1,13 +1,14 @@
 //! The pods out of range, the highest ordinal first: their claims' owners, then the pods themselves (DN-1 to DN-5).
 //!
 //! Holds I8: under OrderedReady only the highest pod is removed, after the one above it is gone and while every pod in
-//! range is available. The owners of claims are right before any of these pods is deleted (RET-2).
+//! range is available. The owners of claims are right before any of these pods is deleted (RET-2). Disruption budgets are
+//! asked before a healthy pod goes.
 
 use model::identity::Ordinal;
 
 use super::{
     action::DeleteReason,
-    claims,
+    budgets, claims,
     draft::{Draft, RestsOn},
     snapshot::PodView,
     wait::WaitReason,
@@ -21,7 +22,9 @@ pub(super) fn process(draft: &mut Draft<'_>) -> bool {
     }
     if !draft.in_order() {
         for (ordinal, pod) in condemned.iter().filter(|(_, pod)| !pod.terminating) {
-            draft.delete_pod(pod, *ordinal, DeleteReason::ScaledAway, RestsOn::Itself);
+            budgets::disrupt(draft, pod, *ordinal, |draft| {
+                draft.delete_pod(pod, *ordinal, DeleteReason::ScaledAway, RestsOn::Itself);
+            });
         }
         return true;
     }
@@ -43,7 +46,9 @@ fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
     let healthy = pod.is_ready() && pod.is_available(draft.snapshot);
     let lowest = first_unavailable(draft);
     if healthy || lowest == Some(ordinal) {
-        draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway, RestsOn::Peers);
+        budgets::disrupt(draft, pod, ordinal, |draft| {
+            draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway, RestsOn::Peers);
+        });
         return;
     }
     let reason = match lowest {

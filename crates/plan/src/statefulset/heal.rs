@@ -1,6 +1,7 @@
 //! Pods that are down and outdated: replaced where they stand (FR-1 to FR-3, MU-4).
 //!
-//! Such a pod serves nobody, so nothing is lost with it: its replacement asks for no budget and waits for no other pod.
+//! Such a pod serves nobody, so nothing is lost with it: its replacement asks for no budget and waits for no other pod. Only
+//! one that is ready and not available yet (minReadySeconds) is healthy for disruption budgets, and they are asked.
 //! Without it a rollout of a broken template would stay stuck after the template was set right (#67250): the broken pod
 //! is waited for, and only a pod that is available is ever updated.
 //!
@@ -9,6 +10,7 @@
 use model::identity::Ordinal;
 
 use super::{
+    budgets,
     draft::{Draft, RestsOn},
     snapshot::{PodView, Strategy},
 };
@@ -19,7 +21,7 @@ pub(super) fn process(draft: &mut Draft<'_>, pod: &PodView, ordinal: Ordinal) {
     let down = pod.is_unavailable(draft.snapshot) || draft.in_order() && !pod.is_ready();
     let ends_anyway = pod.terminating || pod.phase.is_terminal();
     if down && !ends_anyway && draft.is_outdated(pod) && comes_back_updated(draft, pod, ordinal) {
-        draft.replace(pod, ordinal, RestsOn::Itself);
+        budgets::disrupt(draft, pod, ordinal, |draft| draft.replace(pod, ordinal, RestsOn::Itself));
     }
 }
 

@@ -1,10 +1,11 @@
 //! Outdated pods that are available, the highest ordinal first: deleted, to come back anew (UPD-1 to UPD-8, MU-1 to
 //! MU-5).
 //!
-//! Runs only after the set has its size. Never touches an index below the partition. Outdated pods that are not
-//! available are no part of this: `heal` has replaced them already.
+//! Runs only after the set has its size, and asks disruption budgets. Never touches an index below the partition.
+//! Outdated pods that are not available are no part of this: `heal` has replaced them already.
 
 use super::{
+    budgets,
     draft::{Draft, RestsOn},
     snapshot::{MaxUnavailable, PodView, Strategy},
     wait::WaitReason,
@@ -36,7 +37,7 @@ fn one_at_a_time(draft: &mut Draft<'_>, partition: u32) {
         // A pod that the plan has only just asked for is neither deleted at once nor available.
         let Some(pod) = draft.members.replicas.get(&ordinal).copied() else { return };
         if draft.is_outdated(pod) && !pod.terminating {
-            draft.replace(pod, ordinal, RestsOn::Peers);
+            budgets::disrupt(draft, pod, ordinal, |draft| draft.replace(pod, ordinal, RestsOn::Peers));
             return;
         }
         if pod.is_unavailable(draft.snapshot) {
@@ -58,7 +59,9 @@ fn within_budget(draft: &mut Draft<'_>, partition: u32, bound: MaxUnavailable) {
     let outdated: Vec<_> = pods.filter(|(_, pod)| available(pod) && draft.is_outdated(pod)).collect();
     let budget = usize::try_from(allowed.saturating_sub(unavailable)).unwrap_or(usize::MAX);
     for (ordinal, pod) in outdated.iter().take(budget) {
-        draft.replace(pod, *ordinal, RestsOn::Peers);
+        if !budgets::disrupt(draft, pod, *ordinal, |draft| draft.replace(pod, *ordinal, RestsOn::Peers)) {
+            break;
+        }
     }
     if let Some((ordinal, _)) = outdated.first().filter(|_| budget == 0) {
         draft.wait(*ordinal, WaitReason::UpdateBudget { unavailable, allowed });

@@ -1,0 +1,55 @@
+//! Writes the status of budgets. A budget whose status is right is not written to.
+
+use pb::{Object, objects::*};
+use plan::budget::Budget;
+use runtime::queue::Queue;
+use store::Key;
+
+use super::{counted, follow};
+use crate::{
+    caches::Caches,
+    metrics,
+    step::Surroundings,
+    write::{Draft, Fault},
+};
+
+/// Keeps the status of all budgets right until dropped.
+pub async fn run(caches: Caches, around: Surroundings) {
+    let queue = Queue::new();
+    let due = |budget: &PodDisruptionBudget| queue.add(Key::of(budget));
+    tokio::join!(follow(&caches, due), work(&caches, &around, &queue));
+}
+
+async fn work(caches: &Caches, around: &Surroundings, queue: &Queue<Key>) {
+    while let Some(work) = queue.take().await {
+        match write(caches, around, &work).await {
+            Ok(()) => work.forget(),
+            Err(fault) => {
+                match &fault {
+                    Fault::Conflict => metrics::get().conflicts.inc(),
+                    _ => metrics::get().failures.inc(),
+                };
+                tracing::debug!(budget = %*work, error = %fault, "the status of the budget is looked at again");
+                work.retry();
+            }
+        }
+    }
+}
+
+async fn write(caches: &Caches, around: &Surroundings, key: &Key) -> Result<(), Fault> {
+    let Some(stored) = caches.budgets.get(key) else { return Ok(()) };
+    for counted in counted(caches, key.namespace(), &[stored.clone()]) {
+        let Some(budget) = with_status(&stored, &counted, Time::from(around.host.now())) else { continue };
+        let mut draft = Draft::new([store::objects::unchanged(stored.as_ref())]);
+        draft.put(&budget);
+        draft.commit(around.store.as_ref(), around.fence.as_ref()).await?;
+    }
+    Ok(())
+}
+
+/// The budget as it should be written; None if its status is right.
+pub fn with_status(stored: &PodDisruptionBudget, counted: &Budget, now: Time) -> Option<PodDisruptionBudget> {
+    let before = stored.status.clone().unwrap_or_default();
+    let status = counted.status(&before, stored.meta().generation, now.timestamp());
+    (stored.status.as_ref() != Some(&status)).then(|| PodDisruptionBudget { status: Some(status), ..stored.clone() })
+}
