@@ -26,6 +26,8 @@ pub(super) fn disrupt<'a>(
     delete: impl FnOnce(&mut Draft<'a>),
 ) -> bool {
     if draft.deletes(&pod.name) {
+        // It goes anyway; the step only says why, too.
+        delete(draft);
         return true;
     }
     match ask(draft, pod) {

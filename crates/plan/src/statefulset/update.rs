@@ -25,11 +25,6 @@ pub(super) fn process(draft: &mut Draft<'_>) {
     }
 }
 
-/// Whether a pod is not what it would be if it were made now.
-pub(super) fn is_outdated(draft: &Draft<'_>, pod: &PodView) -> bool {
-    draft.is_outdated(pod)
-}
-
 /// The classic walk (UPD-4): from the top, the first outdated pod is deleted, an unavailable one ends the walk.
 fn one_at_a_time(draft: &mut Draft<'_>, partition: u32) {
     for index in (partition..draft.snapshot.set.ordinals.count).rev() {

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use plan::statefulset::Plan;
 
 use crate::{
+    due::{Case, Ordinals},
     vector::{Act, Set, Status},
     world::World,
 };
@@ -42,8 +43,36 @@ pub fn compare(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Outco
     let mut expected: Vec<Act> =
         recorded.actions.iter().filter(|act| act.err.is_none() && !act.existing).cloned().collect();
     let mut planned = world.acts(plan);
-    let mut status = world.status(&plan.status);
     let mut failed = recorded.failed;
+
+    let unborn = deletes_of_the_unborn(world, recorded.actions);
+    if unborn > 0 {
+        names.insert("create-and-delete");
+        expected.retain(|act| !(act.op == "delete_pod" && is_unborn(world, act)));
+        failed = plan.is_obstructed();
+    }
+
+    let case = Case::new(world, update_revision(world, recorded, plan));
+    let replaced = match replace_as_due(&case, world, plan, &mut expected, &mut planned) {
+        Ok(replaced) => replaced,
+        Err(difference) => return Outcome::Differ(difference),
+    };
+    names.extend(replaced.name);
+
+    let collisions = plan.status.collisions;
+    let said = recorded.status.or(recorded.written).cloned();
+    let said = said.unwrap_or_else(|| case.status(replaced.recorded + unborn, collisions));
+    let (due, more) = due_status(&case, world, &said, replaced.recorded - replaced.due + unborn);
+    names.extend(more);
+    if due != said {
+        let at = expected.iter().position(|act| act.op == "delete_rev").unwrap_or(expected.len());
+        let written = expected.iter().any(|act| act.op == "update_status");
+        match (world.is_stored(&due), written) {
+            (true, true) => expected.retain(|act| act.op != "update_status"),
+            (false, false) => expected.insert(at, Act { op: "update_status".to_owned(), ..Act::default() }),
+            _ => {}
+        }
+    }
 
     if differs(&expected, &planned) {
         if drop_empty_pod_updates(&mut expected) {
@@ -56,31 +85,12 @@ pub fn compare(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Outco
             names.insert("delete-once");
         }
     }
-    let unborn = deletes_of_the_unborn(world, recorded.actions);
-    if unborn > 0 {
-        names.insert("create-and-delete");
-        expected.retain(|act| !(act.op == "delete_pod" && is_unborn(world, act)));
-        status.current -= unborn;
-        failed = plan.is_obstructed();
-    }
-
-    let reported = recorded.status.or(recorded.written).filter(|status| status.current < 0);
-    if let Some(reported) = reported {
-        names.insert("current-not-negative");
-        // What remains may be what is stored already.
-        if reported.current != world.set.status.current && !planned.iter().any(|act| act.op == "update_status") {
-            expected.retain(|act| act.op != "update_status");
-        }
-    }
-
     if let Some(difference) = difference(&expected, &planned) {
         return Outcome::Differ(difference);
     }
-    if let Some(expected) = recorded.status.or(recorded.written) {
-        let expected = Status { current: expected.current.max(0), ..expected.clone() };
-        if expected != status {
-            return Outcome::Differ(format!("status\n  recorded {expected:?}\n  planned  {status:?}"));
-        }
+    let status = world.status(&plan.status);
+    if recorded.status.or(recorded.written).is_some() && due != status {
+        return Outcome::Differ(format!("status\n  recorded {said:?}\n  due      {due:?}\n  planned  {status:?}"));
     }
     if failed != plan.is_obstructed() {
         return Outcome::Differ(format!("recorded failed: {failed}, planned obstructed: {:?}", plan.waits));
@@ -103,6 +113,16 @@ pub fn compare_until_failure(world: &World<'_>, recorded: &Recorded<'_>, plan: &
     let mut planned = world.acts(plan);
     let begins = |expected: &[Act], planned: &[Act]| !differs(expected, &planned[..expected.len().min(planned.len())]);
     if !begins(&expected, &planned) {
+        let case = Case::new(world, update_revision(world, recorded, plan));
+        let broken = case.broken();
+        let is_broken = |act: &Act| act.op == "delete_pod" && act.o.is_some_and(|ordinal| broken.contains(&ordinal));
+        if planned.iter().any(is_broken) {
+            names.insert(replacing(world));
+            expected.retain(|act| !is_broken(act));
+            planned.retain(|act| !is_broken(act));
+        }
+    }
+    if !begins(&expected, &planned) {
         drop_empty_pod_updates(&mut expected).then(|| names.insert("empty-pod-update"));
         drop_repeated_deletes(&mut expected).then(|| names.insert("delete-once"));
     }
@@ -115,6 +135,92 @@ pub fn compare_until_failure(world: &World<'_>, recorded: &Recorded<'_>, plan: &
         None if names.is_empty() => Outcome::Agree,
         None => Outcome::Deviate(names),
     })
+}
+
+/// The status that a failed sync of Kubernetes wrote, where the recording does not show it.
+pub fn unshown_status(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Status {
+    let case = Case::new(world, update_revision(world, recorded, plan));
+    let (_, deleted) = case.replaced(recorded.actions);
+    case.status(deleted, plan.status.collisions)
+}
+
+/// The revision of the present template, from the recording where it says so.
+fn update_revision(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> i64 {
+    let said = recorded.status.or(recorded.written).and_then(|status| status.update_rev);
+    said.or(world.status(&plan.status).update_rev).unwrap_or_default()
+}
+
+/// Deletions of outdated pods.
+struct Replaced {
+    name: Option<&'static str>,
+    /// How many the recording has.
+    recorded: i32,
+    /// How many are due.
+    due: i32,
+}
+
+/// Takes the deletions of outdated pods off both lists where others are due than were recorded, or in another order. The
+/// plan must have exactly those that are due; beside an obstacle, at which both stop, it may have fewer.
+fn replace_as_due(
+    case: &Case<'_>,
+    world: &World<'_>,
+    plan: &Plan,
+    expected: &mut Vec<Act>,
+    planned: &mut Vec<Act>,
+) -> Result<Replaced, String> {
+    let (recorded, count) = case.replaced(expected);
+    let (chosen, _) = case.replaced(planned);
+    let count_of = |ordinals: &Ordinals| i32::try_from(ordinals.len()).unwrap_or(i32::MAX);
+    let broken = case.broken();
+    let Some(mut due) = case.due(&recorded) else {
+        return Err(format!("the recording replaces {recorded:?}, which cannot be"));
+    };
+    if plan.is_obstructed() && chosen.is_subset(&due) && recorded.is_subset(&chosen) {
+        due.clone_from(&chosen);
+    }
+    if chosen != due {
+        return Err(format!("outdated pods: recorded {recorded:?}, due {due:?}, planned {chosen:?}"));
+    }
+    // With a bound Kubernetes replaces pods that have ended once more; without one the walk stops there in both.
+    let again = count - count_of(&recorded);
+    let bounded = world.gates.max_unavailable && world.set.policy == "Parallel";
+    let due_count = count_of(&due) + if bounded { 0 } else { again };
+    let touched = due != recorded || !due.is_disjoint(&broken);
+    if touched {
+        let replaced =
+            |act: &Act| act.op == "delete_pod" && act.o.is_some_and(|o| due.contains(&o)) && act.name.is_none();
+        expected.retain(|act| !replaced(act));
+        planned.retain(|act| !replaced(act));
+    }
+    let name = (touched || due_count != count).then(|| replacing(world));
+    Ok(Replaced { name, recorded: count, due: due_count })
+}
+
+fn replacing(world: &World<'_>) -> &'static str {
+    if world.set.policy == "Parallel" { "parallel-replaces-broken-pods-first" } else { "heals-stuck-rollout" }
+}
+
+/// The status that is due where Kubernetes said `said`; `back` deletions of outdated pods were counted there and are not
+/// here.
+fn due_status(case: &Case<'_>, world: &World<'_>, said: &Status, back: i32) -> (Status, Vec<&'static str>) {
+    let all = i32::try_from(world.set.replicas).unwrap_or(i32::MAX);
+    let mut due = said.clone();
+    let mut names = Vec::new();
+    let complete = [said.updated, said.available, said.replicas] == [all; 3];
+    let seems_complete = [said.updated, said.ready, said.replicas] == [all; 3];
+    if world.set.strategy.r#type == "OnDelete" && complete {
+        (due.current, due.current_rev) = (said.updated, said.update_rev);
+        names.extend((due != *said).then_some("on-delete-completes"));
+    } else if world.set.strategy.r#type == "RollingUpdate" && seems_complete && !complete {
+        (due.current, due.current_rev) = (case.at_current(), Some(case.current()));
+        names.extend((due != *said).then_some("complete-means-available"));
+    }
+    due.current += back;
+    if due.current < 0 || said.current < 0 {
+        names.push("current-not-negative");
+        due.current = due.current.max(0);
+    }
+    (due, names)
 }
 
 /// Cases that cannot come up in Berth.

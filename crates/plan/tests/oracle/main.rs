@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, reason = "a recording that cannot be read fails the test")]
 
 mod compare;
+mod due;
 mod identity;
 mod trajectory;
 mod vector;

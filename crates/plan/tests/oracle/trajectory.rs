@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::{
-    compare::{Outcome, Recorded, compare},
+    compare::{Outcome, Recorded, compare, unshown_status},
     vector::{Act, Claim, ClaimShown, Event, Owner, Pod, PodShown, Retention, Revision, Set, Status, Tick, Trajectory},
     world::{SET_UID, World},
 };
@@ -99,7 +99,7 @@ impl<'a> Cluster<'a> {
             requeue: tick.requeue,
         };
         let outcome = compare(&world, &recorded, &plan);
-        let written = if failed { Some(world.status(&plan.status)) } else { self.status.clone() };
+        let written = if failed { Some(unshown_status(&world, &recorded, &plan)) } else { self.status.clone() };
         if failed {
             self.status = None;
         }

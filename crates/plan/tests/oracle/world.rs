@@ -208,6 +208,13 @@ impl World<'_> {
         }
     }
 
+    /// Whether a status is worth no write over the stored one (STAT-11).
+    pub fn is_stored(&self, status: &Status) -> bool {
+        let stored = &self.set.status;
+        let counted = |status: &Status| Status { observed: 0, collisions: None, ..status.clone() };
+        status.observed <= stored.observed && counted(status) == counted(stored)
+    }
+
     /// A planned status as it would be recorded.
     pub fn status(&self, status: &planner::Status) -> Status {
         Status {
@@ -289,7 +296,9 @@ impl World<'_> {
                 vec![Act { fix_identity: *identity, fix_storage: *storage, ..pod_act("update_pod", pod) }]
             }
             Op::DeletePod { pod, .. } => vec![pod_act("delete_pod", pod)],
-            Op::UpdateStatus(_) => vec![act("update_status")],
+            // Conditions, progress and whatever else the recorded status does not have do not count here.
+            Op::UpdateStatus(status) if !self.is_stored(&self.status(status)) => vec![act("update_status")],
+            Op::UpdateStatus(_) => Vec::new(),
             Op::RevertTemplate { .. } => vec![act("revert_template")],
             Op::ReleaseSet => vec![act("release_set")],
             Op::DeleteRevision { name } => vec![Act { rev: Some(self.revision_id(name)), ..act("delete_rev") }],

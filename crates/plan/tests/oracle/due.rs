@@ -1,0 +1,190 @@
+//! Which outdated pods Berth replaces in a recorded state, and what Kubernetes says of that state.
+//!
+//! Written from the rules alone (`docs/statefulset.md`, MU-4, FR-1; `docs/deviations.md`): nothing here asks the planner,
+//! so that a deviation holds for a case that nobody has seen yet, or the case differs.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    vector::{Act, Pod, Status},
+    world::World,
+};
+
+/// Ordinals.
+pub type Ordinals = BTreeSet<u32>;
+
+/// A recorded state, with the revisions that its pods come from and go to.
+pub struct Case<'a> {
+    world: &'a World<'a>,
+    current: i64,
+    update: i64,
+}
+
+impl<'a> Case<'a> {
+    /// `update` is the revision of the present template.
+    pub fn new(world: &'a World<'a>, update: i64) -> Self {
+        let is_ours = |id: i64| {
+            let mut revisions = world.revisions.iter();
+            revisions.any(|r| r.id == id && !r.no_select && r.owner.as_deref() != Some("other"))
+        };
+        let current = world.set.status.current_rev.filter(|id| is_ours(*id)).unwrap_or(update);
+        Self { world, current, update }
+    }
+
+    /// The set's pods: owned, or to be adopted.
+    fn members(&self) -> impl Iterator<Item = &'a Pod> {
+        let world = self.world;
+        let adopted = |pod: &Pod| pod.owner.as_deref() == Some("none") && !pod.terminating && !world.set.deleting;
+        let is_member = move |pod: &&Pod| pod.name.is_none() && !pod.no_select && (pod.owner.is_none() || adopted(pod));
+        world.pods.iter().filter(is_member)
+    }
+
+    fn start(&self) -> u32 {
+        self.world.set.start.unwrap_or(0)
+    }
+
+    fn in_range(&self, ordinal: u32) -> bool {
+        ordinal.checked_sub(self.start()).is_some_and(|index| index < self.world.set.replicas)
+    }
+
+    /// The pod of an ordinal in range.
+    fn pod(&self, ordinal: u32) -> Option<&'a Pod> {
+        self.members().find(|pod| pod.o == ordinal).filter(|_| self.in_range(ordinal))
+    }
+
+    fn ordinals(&self) -> impl DoubleEndedIterator<Item = u32> {
+        (0..self.world.set.replicas).map(|index| self.start() + index)
+    }
+
+    fn available(&self, pod: &Pod) -> bool {
+        pod.ready_age.is_some_and(|age| age >= i64::from(self.world.set.min_ready)) && !pod.terminating
+    }
+
+    fn outdated(&self, pod: &Pod) -> bool {
+        pod.rev != Some(self.update) && !pod.terminating
+    }
+
+    fn in_order(&self) -> bool {
+        self.world.set.policy != "Parallel"
+    }
+
+    /// The pods that are down and outdated and come back updated: all of them under Parallel, under OrderedReady the one
+    /// at which the walk up stops.
+    pub fn broken(&self) -> Ordinals {
+        let set = self.world.set;
+        if set.strategy.r#type != "RollingUpdate" || set.deleting {
+            return Ordinals::new();
+        }
+        let replaced = |ordinal: &u32| {
+            let Some(pod) = self.pod(*ordinal) else { return false };
+            let ended = pod.phase == "Failed" || pod.phase == "Succeeded";
+            self.outdated(pod) && !ended && *ordinal - self.start() >= self.kept_back(pod)
+        };
+        if self.in_order() {
+            let fine =
+                |ordinal: &u32| self.pod(*ordinal).is_some_and(|pod| self.available(pod) && pod.phase == "Running");
+            return self.ordinals().find(|ordinal| !fine(ordinal)).filter(replaced).into_iter().collect();
+        }
+        let down = |ordinal: &u32| self.pod(*ordinal).is_some_and(|pod| !self.available(pod));
+        self.ordinals().filter(|ordinal| down(ordinal) && replaced(ordinal)).collect()
+    }
+
+    /// The lowest index at which the replacement of this pod is made from the update revision.
+    fn kept_back(&self, pod: &Pod) -> u32 {
+        let strategy = &self.world.set.strategy;
+        if strategy.rolling {
+            return strategy.partition.unwrap_or(0);
+        }
+        let keeps = |other: &&Pod| other.o != pod.o && other.rev == Some(self.current) && !other.terminating;
+        let others = self.members().filter(keeps).count();
+        if self.current == self.update { 0 } else { u32::try_from(others).unwrap_or(u32::MAX) }
+    }
+
+    /// All outdated pods that Berth replaces where Kubernetes replaced `recorded`; None if what was recorded cannot be
+    /// part of that.
+    pub fn due(&self, recorded: &Ordinals) -> Option<Ordinals> {
+        let broken = self.broken();
+        let (World { gates, set, .. }, strategy) = (self.world, &self.world.set.strategy);
+        if self.in_order() || !gates.max_unavailable || strategy.r#type != "RollingUpdate" || set.deleting {
+            return Some(&broken | recorded);
+        }
+        let pods: Vec<_> = self.ordinals().filter_map(|ordinal| self.pod(ordinal)).collect();
+        let available = pods.iter().filter(|pod| self.available(pod)).count();
+        let unavailable = usize::try_from(set.replicas).ok()?.checked_sub(available)?;
+        let budget = self.max_unavailable().saturating_sub(unavailable);
+        let partition = strategy.partition.filter(|_| strategy.rolling).unwrap_or(0);
+        let from_the_top = pods.iter().rev().filter(|pod| pod.o - self.start() >= partition);
+        let next = from_the_top.filter(|pod| self.available(pod) && self.outdated(pod)).take(budget);
+        let due = &broken | &next.map(|pod| pod.o).collect();
+        recorded.is_subset(&due).then_some(due)
+    }
+
+    fn max_unavailable(&self) -> usize {
+        let replicas = u64::from(self.world.set.replicas);
+        let bound = match &self.world.set.strategy.max_unavailable {
+            Some(serde_json::Value::Number(count)) => count.as_u64().unwrap_or(1),
+            Some(serde_json::Value::String(text)) => {
+                text.trim_end_matches('%').parse::<u64>().map_or(1, |percent| replicas * percent / 100)
+            }
+            _ => 1,
+        };
+        usize::try_from(bound.max(1)).unwrap_or(usize::MAX)
+    }
+
+    /// The pods that a recorded sync deleted because they were outdated, and how many such deletions there were: one that
+    /// had ended is deleted twice, the first time because it had.
+    pub fn replaced(&self, actions: &[Act]) -> (Ordinals, i32) {
+        let mut replaced = Ordinals::new();
+        let (mut count, mut ended) = (0, Ordinals::new());
+        for act in actions.iter().filter(|act| act.op == "delete_pod" && act.name.is_none()) {
+            let Some(pod) = act.o.and_then(|ordinal| self.pod(ordinal)) else { continue };
+            let terminal = pod.phase == "Failed" || pod.phase == "Succeeded";
+            if terminal && ended.insert(pod.o) {
+                continue;
+            }
+            count += 1;
+            if !terminal {
+                replaced.insert(pod.o);
+            }
+        }
+        (replaced, count)
+    }
+
+    /// Pods that are at the current revision (STAT-5).
+    pub fn at_current(&self) -> i32 {
+        self.count(|pod| pod.rev == Some(self.current) && !pod.terminating)
+    }
+
+    /// The revision that the set comes from (REV-10).
+    pub fn current(&self) -> i64 {
+        self.current
+    }
+
+    /// The status that Kubernetes computes after `deleted` deletions of outdated pods (STAT-1 to STAT-9).
+    pub fn status(&self, deleted: i32, collisions: Option<u32>) -> Status {
+        let set = self.world.set;
+        let ready = |pod: &Pod| pod.phase == "Running" && pod.ready_age.is_some();
+        let long = |pod: &Pod| pod.ready_age.is_some_and(|age| age >= i64::from(set.min_ready));
+        let mut status = Status {
+            observed: set.generation,
+            replicas: self.count(|_| true),
+            ready: self.count(ready),
+            available: self.count(|pod| ready(pod) && long(pod)),
+            current: self.at_current() - deleted,
+            updated: self.count(|pod| pod.rev == Some(self.update) && !pod.terminating),
+            current_rev: Some(self.current),
+            update_rev: Some(self.update),
+            collisions,
+        };
+        let all = i32::try_from(set.replicas).unwrap_or(i32::MAX);
+        if set.strategy.r#type == "RollingUpdate" && [status.updated, status.ready, status.replicas] == [all; 3] {
+            status.current = status.updated;
+            status.current_rev = status.update_rev;
+        }
+        status
+    }
+
+    fn count(&self, test: impl Fn(&Pod) -> bool) -> i32 {
+        i32::try_from(self.members().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
+    }
+}
