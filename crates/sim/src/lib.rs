@@ -14,6 +14,7 @@ mod chance;
 mod nodes;
 mod ports;
 mod process;
+pub mod script;
 mod simulation;
 mod wire;
 mod witness;

@@ -37,7 +37,6 @@ pub struct SimHost(Arc<Mutex<(Timestamp, u64)>>);
 
 impl SimHost {
     /// Another host that goes on from here.
-    #[allow(dead_code, reason = "the scripts that come next use it")]
     pub fn fork(&self) -> Self {
         Self(Arc::new(Mutex::new(*self.0.lock())))
     }

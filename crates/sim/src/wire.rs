@@ -1,7 +1,13 @@
 //! What lies between a simulated process and everything that it calls: each call is a place where the process can be
 //! made to wait, crash, or lose the answer.
 
-use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use check::Actor;
@@ -53,6 +59,8 @@ pub struct Wire {
 #[derive(Default)]
 struct State {
     calls: u64,
+    /// Which of the calls were writes.
+    writes: BTreeSet<u64>,
     crash: Option<(u64, When)>,
     crashed: bool,
     lose_next: Option<When>,
@@ -74,7 +82,6 @@ impl Wire {
     }
 
     /// The wire of somebody else.
-    #[allow(dead_code, reason = "the scripts that come next use it")]
     pub fn of(self, by: Actor) -> Self {
         Self { by, ..self }
     }
@@ -84,13 +91,17 @@ impl Wire {
         self.state.lock().calls
     }
 
+    /// Whether a call was a write.
+    pub fn was_write(&self, call: u64) -> bool {
+        self.state.lock().writes.contains(&call)
+    }
+
     /// Makes the process crash.
     pub fn crash(&self, crash: Crash) {
         let mut state = self.state.lock();
         state.crash = Some((state.calls + crash.after_calls, crash.when));
     }
 
-    #[allow(dead_code, reason = "the scripts that come next use it")]
     /// Makes one call, counted from the first one ever, go wrong.
     pub fn fail_at(&self, call: u64, trouble: Trouble) {
         let mut state = self.state.lock();
@@ -150,6 +161,9 @@ impl Wire {
         }
         let at = state.calls;
         state.calls += 1;
+        if write {
+            state.writes.insert(at);
+        }
         match state.crash {
             Some((due, when)) if at >= due => Fate::Crash(when),
             _ if state.error.is_some_and(|(due, _)| due == at) => {

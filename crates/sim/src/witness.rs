@@ -44,7 +44,6 @@ impl Witness {
     }
 
     /// A witness of another store with the same past.
-    #[allow(dead_code, reason = "the scripts that come next use it")]
     pub fn fork(&self, store: &MemStore, authors: &Authors) -> Self {
         let (store, authors) = (store.clone(), std::sync::Arc::clone(authors));
         Self { store, authors, world: self.world.clone(), ..*self }

@@ -1,0 +1,462 @@
+//! Stories: what users and nodes do, step by step, and what must have come of it.
+//!
+//! A story plays over the same parts as the simulation: the real planner, the real apply step and the real collector
+//! of garbage, over the store's model of etcd. Nodes do at once what they are due unless the story says otherwise, and
+//! nothing is left to chance. [`Story::hold`] plays a story
+//!
+//! - for both pod management policies and all four retention policies;
+//! - without faults, and then again with every single call of the controller and of the collector going wrong in every
+//!   way: an error before the call is done, an error after (it was done, and its answer is lost), a crash before, a
+//!   crash after. Calls that write nothing have no after.
+//!
+//! After every commit all of `check` holds, and the laws of the private `law`. Where the story settles everything is
+//! complete and processes that start anew write nothing. And one fault changes nothing about where the system comes to
+//! rest: the portrait of what there is, without uids and times, is the one without the fault. So a story with a fault
+//! need only be played to the next rest.
+
+mod hands;
+mod kubelet;
+mod law;
+mod print;
+mod stage;
+
+use std::fmt;
+
+use pb::objects::{Pod, StatefulSetSpec};
+use plan::gc::Propagation;
+
+use crate::wire::{Trouble, When};
+use stage::Who;
+pub use stage::{Stage, Told};
+
+/// The policies of the set that a story is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// podManagementPolicy is Parallel.
+    pub parallel: bool,
+    /// whenDeleted is Delete.
+    pub delete_with_set: bool,
+    /// whenScaled is Delete.
+    pub delete_when_scaled: bool,
+}
+
+impl Case {
+    /// OrderedReady, and all claims stay.
+    pub const PLAIN: Self = Self { parallel: false, delete_with_set: false, delete_when_scaled: false };
+
+    /// Parallel, and all claims stay.
+    pub const PARALLEL: Self = Self { parallel: true, ..Self::PLAIN };
+
+    /// Both policies with all four retention policies.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let both = [false, true];
+        let retention = both.into_iter().flat_map(move |set| both.map(|scaled| (set, scaled)));
+        retention.flat_map(move |(delete_with_set, delete_when_scaled)| {
+            both.map(|parallel| Self { parallel, delete_with_set, delete_when_scaled })
+        })
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |delete: bool| if delete { "Delete" } else { "Retain" };
+        let policy = if self.parallel { "Parallel" } else { "OrderedReady" };
+        let (deleted, scaled) = (word(self.delete_with_set), word(self.delete_when_scaled));
+        write!(f, "{policy}, whenDeleted {deleted}, whenScaled {scaled}")
+    }
+}
+
+type Play = Box<dyn Fn(&mut Stage) -> Told + Send + Sync>;
+
+/// What a step of a story is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Something happens.
+    Act,
+    /// Everybody works until nothing happens any more.
+    Rest,
+    /// Something must be so. Right after a rest, with a fault too; else only without one.
+    Look,
+}
+
+struct Step {
+    text: String,
+    kind: Kind,
+    play: Play,
+}
+
+/// A story.
+pub struct Story {
+    name: &'static str,
+    cases: fn(Case) -> bool,
+    steps: Vec<Step>,
+}
+
+/// How much was played.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Histories without and with a fault.
+    pub histories: usize,
+    /// Commits in them, each looked at.
+    pub commits: usize,
+}
+
+/// What went wrong, and where.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    story: &'static str,
+    case: Case,
+    fault: Option<(Who, u64, Trouble)>,
+    step: String,
+    what: Vec<String>,
+    history: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} ({})", self.story, self.case)?;
+        if let Some((who, call, trouble)) = self.fault {
+            writeln!(f, "with {trouble:?} at call {call} of the {who:?}")?;
+        }
+        writeln!(f, "at: {}", self.step)?;
+        self.what.iter().try_for_each(|what| writeln!(f, "  {what}"))?;
+        writeln!(f, "history:")?;
+        self.history.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The text of a step, and what was wrong with it.
+type Broken = (String, Vec<String>);
+
+impl Story {
+    /// A story about a set named `web`. Its pods run `app:1` at first and have one claim each, `data-web-0` and so on.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, cases: |_| true, steps: Vec::new() }
+    }
+
+    /// Only for some policies.
+    #[must_use]
+    pub fn only(mut self, cases: fn(Case) -> bool) -> Self {
+        self.cases = cases;
+        self
+    }
+
+    fn step(mut self, kind: Kind, text: impl Into<String>, play: Play) -> Self {
+        self.steps.push(Step { text: text.into(), kind, play });
+        self
+    }
+
+    /// Anything happens.
+    #[must_use]
+    pub fn then(self, text: impl Into<String>, act: impl Fn(&mut Stage) + Send + Sync + 'static) -> Self {
+        self.step(Kind::Act, text, Box::new(move |stage| Ok(act(stage))))
+    }
+
+    /// The set is created with so many replicas.
+    #[must_use]
+    pub fn create(self, replicas: i32) -> Self {
+        self.then(format!("create {replicas}"), move |stage| stage.create(|spec| spec.replicas = Some(replicas)))
+    }
+
+    /// The set is created.
+    #[must_use]
+    pub fn create_with(self, text: &str, change: impl Fn(&mut StatefulSetSpec) + Send + Sync + 'static) -> Self {
+        self.then(format!("create {text}"), move |stage| stage.create(&change))
+    }
+
+    /// The set's spec is changed.
+    #[must_use]
+    pub fn change(self, text: &str, change: impl Fn(&mut StatefulSetSpec) + Send + Sync + 'static) -> Self {
+        self.then(text, move |stage| stage.change(&change))
+    }
+
+    /// The set is scaled.
+    #[must_use]
+    pub fn scale(self, replicas: i32) -> Self {
+        self.change(&format!("scale to {replicas}"), move |spec| spec.replicas = Some(replicas))
+    }
+
+    /// The template gets another version.
+    #[must_use]
+    pub fn image(self, version: &'static str) -> Self {
+        self.change(&format!("image {version}"), move |spec| set_image(spec, version))
+    }
+
+    /// The set is deleted.
+    #[must_use]
+    pub fn delete_set(self, propagation: Propagation) -> Self {
+        self.then(format!("delete the set, {propagation:?}"), move |stage| stage.delete_set(propagation))
+    }
+
+    /// Pods are deleted by a user.
+    #[must_use]
+    pub fn delete_pods(self, names: &'static [&'static str]) -> Self {
+        self.then(format!("delete {}", names.join(", ")), |stage| names.iter().for_each(|name| stage.delete_pod(name)))
+    }
+
+    /// The containers of a pod end.
+    #[must_use]
+    pub fn end(self, name: &'static str, phase: &'static str) -> Self {
+        self.then(format!("{name} ends: {phase}"), move |stage| stage.end(name, phase))
+    }
+
+    /// Versions whose containers never become ready.
+    #[must_use]
+    pub fn broken(self, version: &'static str) -> Self {
+        self.then(format!("version {version} does not work"), move |stage| stage.broken(version, true))
+    }
+
+    /// A pod stops being ready until all are well again.
+    #[must_use]
+    pub fn unready(self, name: &'static str) -> Self {
+        self.then(format!("{name} is not ready"), move |stage| stage.unready(name))
+    }
+
+    /// Every pod that can be ready is.
+    #[must_use]
+    pub fn ready(self) -> Self {
+        self.then("all are well again", Stage::ready)
+    }
+
+    /// From here on nobody but the update takes pods away, and the template does not change in the middle of an update:
+    /// revisions stand in order.
+    #[must_use]
+    pub fn orderly(self) -> Self {
+        self.then("orderly from here on", |stage| stage.laws.orderly = true)
+    }
+
+    /// Claims do not go by one table all along: the policy changes, or somebody else owns some.
+    #[must_use]
+    pub fn unsteady_claims(self) -> Self {
+        self.then("claims differ", |stage| stage.laws.steady_claims = false)
+    }
+
+    /// The controller makes one step.
+    #[must_use]
+    pub fn sync(self) -> Self {
+        self.step(Kind::Act, "sync", Box::new(Stage::sync))
+    }
+
+    /// The nodes do what is due.
+    #[must_use]
+    pub fn nodes(self) -> Self {
+        self.step(Kind::Act, "nodes", Box::new(Stage::nodes))
+    }
+
+    /// Garbage is collected.
+    #[must_use]
+    pub fn collect(self) -> Self {
+        self.step(Kind::Act, "collect", Box::new(Stage::collect))
+    }
+
+    /// Everybody works until all is as it should be and nothing happens any more.
+    #[must_use]
+    pub fn settle(self) -> Self {
+        self.step(Kind::Rest, "settle", Box::new(Stage::settle))
+    }
+
+    /// Everybody works until nothing happens any more, whatever is missing.
+    #[must_use]
+    pub fn rest(self) -> Self {
+        self.step(Kind::Rest, "rest", Box::new(Stage::rest))
+    }
+
+    /// Something must be so. Right after a rest it must be so with a fault too.
+    #[must_use]
+    pub fn expect(self, text: &str, look: impl Fn(&mut Stage) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        let look = move |stage: &mut Stage| look(stage).map_err(|wrong| vec![wrong]);
+        self.step(Kind::Look, format!("expect {text}"), Box::new(look))
+    }
+
+    fn expect_words(self, what: &'static str, wanted: &'static str, is: fn(&Stage) -> String) -> Self {
+        self.expect(&format!("{what} {wanted}"), move |stage| same(what, &is(stage), wanted))
+    }
+
+    /// The pods are these, as name:version; `!` not ready, `x` ended, `~` to go.
+    #[must_use]
+    pub fn pods(self, wanted: &'static str) -> Self {
+        self.expect_words("pods", wanted, Stage::pods)
+    }
+
+    /// The pods are these, depending on the policies.
+    #[must_use]
+    pub fn pods_if(self, wanted: fn(Case) -> &'static str) -> Self {
+        self.expect("pods by policy", move |stage| same("pods", &stage.pods(), wanted(stage.case)))
+    }
+
+    /// The claims are these.
+    #[must_use]
+    pub fn claims(self, wanted: &'static str) -> Self {
+        self.expect_words("claims", wanted, Stage::claims)
+    }
+
+    /// The claims are these, depending on the policies.
+    #[must_use]
+    pub fn claims_if(self, wanted: fn(Case) -> &'static str) -> Self {
+        self.expect("claims by policy", move |stage| same("claims", &stage.claims(), wanted(stage.case)))
+    }
+
+    /// The revisions are these, as number:version.
+    #[must_use]
+    pub fn revisions(self, wanted: &'static str) -> Self {
+        self.expect_words("revisions", wanted, Stage::revisions)
+    }
+
+    /// The story without faults for one case, in words.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub fn tell(&self, case: Case) -> Result<String, Failure> {
+        let mut stage = Stage::new(case);
+        stage.history = Some(Vec::new());
+        let played = self.play(&mut stage, 0..self.steps.len(), true);
+        let history = stage.history.take().unwrap_or_default();
+        match played {
+            Ok(()) => Ok(format!("{} ({case})\n{}\n", self.name, history.join("\n"))),
+            Err((step, what)) => Err(Failure { story: self.name, case, fault: None, step, what, history }),
+        }
+    }
+
+    /// Plays the story in every case, without faults and with every single call going wrong.
+    ///
+    /// # Errors
+    /// The first thing that went wrong.
+    pub fn hold(&self) -> Result<Tally, Failure> {
+        let mut tally = Tally::default();
+        for case in Case::all().filter(|case| (self.cases)(*case)) {
+            self.hold_in(case, &mut tally)?;
+        }
+        Ok(tally)
+    }
+
+    fn hold_in(&self, case: Case, tally: &mut Tally) -> Result<(), Failure> {
+        // Told again from the beginning if it fails, this time in words.
+        let in_words = |at: usize, fault, broken| self.failure(case, at, fault, broken);
+        let mut stage = Stage::new(case);
+        let mut at = 0;
+        while at < self.steps.len() {
+            let start = stage.fork();
+            stage = stage.fork();
+            let end = self.segment(at);
+            self.play(&mut stage, at..end, true).map_err(|broken| in_words(at, None, broken))?;
+            tally.histories += usize::from(at == 0);
+            tally.commits += stage.commits;
+            let rests = stage.portrait();
+            for (who, call, trouble) in faults(&stage) {
+                let mut again = start.fork();
+                again.fail_at(who, call, trouble);
+                let came = self.play(&mut again, at..end, false).and_then(|()| agree(&rests, &again.portrait()));
+                came.map_err(|broken| in_words(at, Some((who, call, trouble)), broken))?;
+                tally.histories += 1;
+                tally.commits += again.commits;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Where the segment that begins at a step ends: after its first rest and the looks at it.
+    fn segment(&self, from: usize) -> usize {
+        let kinds = || self.steps.iter().enumerate().skip(from).map(|(at, step)| (at, step.kind));
+        let rest = kinds().find(|(_, kind)| *kind == Kind::Rest).map_or(self.steps.len(), |(at, _)| at + 1);
+        kinds().find(|(at, kind)| *at >= rest && *kind != Kind::Look).map_or(self.steps.len(), |(at, _)| at)
+    }
+
+    /// Plays some of the steps; with a fault, only those looks that follow a rest.
+    fn play(&self, stage: &mut Stage, steps: std::ops::Range<usize>, faultless: bool) -> Result<(), Broken> {
+        let mut rested = false;
+        for step in self.steps.get(steps).unwrap_or_default() {
+            rested = step.kind == Kind::Rest || (rested && step.kind == Kind::Look);
+            if step.kind == Kind::Look && !rested && !faultless {
+                continue;
+            }
+            stage.note(|| format!("> {}", step.text));
+            (step.play)(stage).map_err(|what| (step.text.clone(), what))?;
+            if step.kind == Kind::Act {
+                stage.watch().map_err(|what| (step.text.clone(), what))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plays a history that failed once more, to tell it in words.
+    fn failure(&self, case: Case, at: usize, fault: Option<(Who, u64, Trouble)>, broken: Broken) -> Failure {
+        let (step, what) = broken;
+        let mut stage = Stage::new(case);
+        let (mut from, mut played) = (0, Ok(()));
+        while from < at && played.is_ok() {
+            stage = stage.fork();
+            let end = self.segment(from);
+            played = self.play(&mut stage, from..end, true);
+            from = end;
+        }
+        stage = stage.fork();
+        stage.history = Some(Vec::new());
+        if let Some((who, call, trouble)) = fault {
+            stage.fail_at(who, call, trouble);
+        }
+        // It fails as it did before.
+        let again = played.and_then(|()| self.play(&mut stage, at..self.segment(at), fault.is_none()));
+        debug_assert!(again.is_err() || fault.is_some());
+        Failure { story: self.name, case, fault, step, what, history: stage.history.take().unwrap_or_default() }
+    }
+}
+
+/// Every way in which one call of what was played can go wrong.
+fn faults(played: &Stage) -> Vec<(Who, u64, Trouble)> {
+    let mut faults = Vec::new();
+    for who in [Who::Controller, Who::Collector] {
+        let wire = played.wire(who);
+        for call in 0..wire.calls() {
+            faults.extend([Trouble::Error(When::Before), Trouble::Crash(When::Before)].map(|how| (who, call, how)));
+            if wire.was_write(call) {
+                faults.extend([Trouble::Error(When::After), Trouble::Crash(When::After)].map(|how| (who, call, how)));
+            }
+        }
+    }
+    faults
+}
+
+/// Whether two histories come to the same.
+fn agree(without: &[String], with: &[String]) -> Result<(), Broken> {
+    if without == with {
+        return Ok(());
+    }
+    let less = without.iter().filter(|line| !with.contains(line)).map(|line| format!("without the fault: {line}"));
+    let more = with.iter().filter(|line| !without.contains(line)).map(|line| format!("with it:           {line}"));
+    Err(("the fault changes where the system comes to rest".to_owned(), less.chain(more).collect()))
+}
+
+fn same(what: &str, is: &str, wanted: &str) -> Result<(), String> {
+    if is == wanted { Ok(()) } else { Err(format!("{what} are {is:?}, expected {wanted:?}")) }
+}
+
+/// Gives the template another version.
+pub fn set_image(spec: &mut StatefulSetSpec, version: &str) {
+    let pod = spec.template.get_or_insert_default().spec.get_or_insert_default();
+    if let Some(container) = pod.containers.first_mut() {
+        container.image = format!("app:{version}");
+    }
+}
+
+/// The image of a pod.
+fn image(pod: &Pod) -> &str {
+    let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
+    container.map_or("", |container| container.image.as_str())
+}
+
+/// The version of an image.
+fn version(image: &str) -> &str {
+    image.rsplit_once(':').map_or(image, |(_, version)| version)
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().map_or("", |status| status.phase.as_str())
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| &status.conditions);
+    phase(pod) == "Running" && conditions.into_iter().any(|known| known.r#type == "Ready" && known.status == "True")
+}
