@@ -6,17 +6,21 @@
 
 use std::collections::BTreeSet;
 
+use model::view::View;
 use pb::{
-    Kind,
+    Kind, Object as _,
     api::v1::{ApplyRequest, ApplyResponse, ApplyResult, FieldValidation, Object as AnyObject},
+    objects::StatefulSet,
 };
 use serde_json::Value;
 
 use crate::{
     Shared, admission,
     error::{Error, Result, Violation, called},
+    foresee::Foreseen,
     merge::{LAST_APPLIED, remembered, three_way},
     object::meta_mut,
+    view,
     write::{Outcome, Part, newborn, place, updated},
 };
 
@@ -34,6 +38,8 @@ struct Document {
     want: Value,
     /// The same as an object, to be made if there is none.
     object: AnyObject,
+    /// The view that it is written in.
+    view: View,
     warnings: Vec<String>,
 }
 
@@ -43,6 +49,7 @@ impl Document {
             .map_err(|error| Error::field("manifest", format!("Invalid value: not JSON: {error}")))?;
         let (mut object, warnings) = admission::decode(&manifest, validation)?;
         let kind = place(&mut object, namespace)?;
+        let view = view::of_answer(&object);
         let want = remembered(&manifest);
         let memory = want.to_string();
         let meta = meta_mut(&mut object)?;
@@ -52,7 +59,7 @@ impl Document {
             let why = "Required value: apply needs a name to find the object again; use create with generateName";
             return Err(Error::field("metadata.name", why));
         }
-        Ok(Self { kind, namespace, name, want, object, warnings })
+        Ok(Self { kind, namespace, name, want, object, view, warnings })
     }
 
     fn called(&self) -> String {
@@ -62,20 +69,27 @@ impl Document {
     /// What becomes of the object that is there.
     fn over(&self, live: &AnyObject) -> Result<AnyObject> {
         let bug = |error: &dyn std::fmt::Display| Error::Bug(format!("{} has no JSON form: {error}", self.called()));
-        let live_json = live.to_json().map_err(|error| bug(&error))?;
+        let live_json = view::shown(self.view, live.clone()).to_json().map_err(|error| bug(&error))?;
         let last = live.meta().annotations.get(LAST_APPLIED).and_then(|text| serde_json::from_str::<Value>(text).ok());
         let merged = three_way(last.as_ref(), &self.want, &live_json);
         let mut new = AnyObject::from_json(self.kind, merged).map_err(|error| bug(&error))?;
         place(&mut new, &self.namespace)?;
         let wanted = self.object.meta();
         let meta = meta_mut(&mut new)?;
-        if let Some(memory) = wanted.annotations.get(LAST_APPLIED) {
-            meta.annotations.insert(LAST_APPLIED.to_owned(), memory.clone());
-        }
+        meta.annotations.insert(LAST_APPLIED.to_owned(), self.memory(last.as_ref()));
         // What the manifest itself says of the object's identity is a precondition.
         meta.resource_version.clone_from(&wanted.resource_version);
         meta.uid.clone_from(&wanted.uid);
         updated(live, new, Part::Main)
+    }
+
+    /// What is remembered of this manifest, when `last` was remembered before.
+    fn memory(&self, last: Option<&Value>) -> String {
+        let mut memory = self.want.clone();
+        if let (View::Apps, Some(last)) = (self.view, last) {
+            model::view::carry(last, &mut memory);
+        }
+        memory.to_string()
     }
 
     /// A new object.
@@ -94,13 +108,23 @@ impl Shared {
         let documents = self.judged(&request).await?;
         let mut results = Vec::with_capacity(documents.len());
         for document in &documents {
-            let (object, outcome) = self.apply_one(document, request.dry_run).await?;
+            let Applied { before, object, outcome } = self.apply_one(document, request.dry_run).await?;
             let mut warnings = document.warnings.clone();
             if object.meta().deletion_timestamp.is_some() {
                 warnings.push(format!("{} is being deleted; apply again when it is gone", document.called()));
             }
-            let outcome = outcome.to_owned();
-            results.push(ApplyResult { object: Some(object), outcome, warnings, ..ApplyResult::default() });
+            let (foreseen, held_back) = match StatefulSet::peek(&object) {
+                Some(set) if request.dry_run => self.foresee(set).await?,
+                _ => Foreseen::default(),
+            };
+            results.push(ApplyResult {
+                object: Some(view::shown(document.view, object)),
+                outcome: outcome.to_owned(),
+                warnings,
+                before: before.map(|before| view::shown(document.view, before)),
+                foreseen,
+                held_back,
+            });
         }
         Ok(ApplyResponse { results })
     }
@@ -152,27 +176,37 @@ impl Shared {
         if wrong.is_empty() { Ok(documents) } else { Err(Error::Invalid(wrong)) }
     }
 
-    async fn apply_one(&self, document: &Document, dry_run: bool) -> Result<(AnyObject, &'static str)> {
+    async fn apply_one(&self, document: &Document, dry_run: bool) -> Result<Applied> {
         let Document { kind, namespace, name, .. } = document;
+        let made = |object| Applied { before: None, object, outcome: "created" };
         for _ in 0..ATTEMPTS {
-            match self.modify(*kind, namespace, name, dry_run, |live| document.over(live)).await {
-                Ok(Outcome::Unchanged(object)) => return Ok((object, "unchanged")),
-                Ok(Outcome::Written(object) | Outcome::Gone(object)) => return Ok((object, "configured")),
+            match self.modify_from(*kind, namespace, name, dry_run, |live| document.over(live)).await {
+                Ok((before, outcome)) => {
+                    let word = if matches!(outcome, Outcome::Unchanged(_)) { "unchanged" } else { "configured" };
+                    return Ok(Applied { before: Some(before), object: outcome.object(), outcome: word });
+                }
                 Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
             let fresh = document.fresh()?;
             if dry_run {
-                return Ok((fresh, "created"));
+                return Ok(made(fresh));
             }
             match self.insert(fresh, false).await {
-                Ok(object) => return Ok((object, "created")),
+                Ok(object) => return Ok(made(object)),
                 Err(Error::AlreadyExists(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         Err(Error::contended(&document.called()))
     }
+}
+
+/// What became of one document.
+struct Applied {
+    before: Option<AnyObject>,
+    object: AnyObject,
+    outcome: &'static str,
 }
 
 /// How one document of many is called in errors: `statefulset/web`, or its number if it does not say.

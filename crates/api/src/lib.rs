@@ -2,7 +2,7 @@
 //!
 //! Stateless: everything it knows is a cache of the store, so any number of replicas may run. What it decides: whether a
 //! request is valid and what the server owns in an object ([`object`], [`write`], [`apply`], [`delete`]), what readers
-//! and watchers are shown ([`read`], [`watch`]), and what a node is told and believed ([`node`]). What it must never
+//! and watchers are shown ([`read`], [`watch`], [`view`]), and what a node is told and believed ([`node`]). What it must never
 //! do: write without a guard, take the unknown for the absent, or let a slow reader grow a buffer.
 
 mod admission;
@@ -12,15 +12,19 @@ mod config;
 mod delete;
 mod error;
 mod feed;
+mod foresee;
 mod merge;
 mod node;
 mod object;
 mod patch;
 mod read;
+mod remove_ordinal;
 mod scale;
 mod select;
 mod service;
 mod streams;
+mod undo;
+mod view;
 mod watch;
 mod why;
 mod window;

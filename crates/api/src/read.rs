@@ -4,6 +4,7 @@
 //! from the store, all pages at the first one's revision: a list is never a mix of two moments.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use model::view::View;
 use pb::{
     Kind,
     api::v1::{GetRequest, GetResponse, ListRequest, ListResponse, Object as AnyObject},
@@ -16,6 +17,7 @@ use crate::{
     caches::Stored,
     error::{Error, Result, Violation, parse_kind},
     select::Selection,
+    view,
     write::DEFAULT_NAMESPACE,
 };
 
@@ -55,15 +57,17 @@ impl Shared {
     /// Reads one object.
     pub async fn get(&self, request: GetRequest) -> Result<GetResponse> {
         let kind = parse_kind(&request.kind)?;
+        let view = view::parse(kind, &request.api_version)?;
         let namespace = if request.namespace.is_empty() { DEFAULT_NAMESPACE } else { &request.namespace };
         let stored = self.caches.get(kind, namespace, &request.name).await?;
         let stored = stored.ok_or_else(|| Error::not_found(kind, namespace, &request.name))?;
-        Ok(GetResponse { object: Some(stored.object.clone()) })
+        Ok(GetResponse { object: Some(view::shown(view, stored.object.clone())) })
     }
 
     /// Reads a page of objects.
     pub async fn list(&self, request: ListRequest) -> Result<ListResponse> {
         let kind = parse_kind(&request.kind)?;
+        let view = view::parse(kind, &request.api_version)?;
         let selection = Selection::parse(kind, &request.label_selector, &request.field_selector)?;
         let limit = match usize::try_from(request.limit) {
             Ok(0) => PAGE,
@@ -76,15 +80,15 @@ impl Shared {
         let prefix = Prefix::namespace(kind, &request.namespace);
         if !request.r#continue.is_empty() {
             let Continue { revision, after } = Continue::parse(&request.r#continue, &prefix)?;
-            return self.list_stored(kind, &prefix, &selection, limit, Some((revision, after))).await;
+            return self.list_stored(kind, &prefix, &selection, Page::new(limit, view), Some((revision, after))).await;
         }
         let (all, revision) = self.caches.list(kind, &request.namespace).await?;
-        let mut page = Page::new(limit);
+        let mut page = Page::new(limit, view);
         for stored in all.iter().filter(|stored| selection.matches(&stored.object)) {
             if page.is_full() {
                 // The cache may show a revision that the store will not remember for long: more than one page is read
                 // from the store, at its present revision, from the start.
-                return self.list_stored(kind, &prefix, &selection, limit, None).await;
+                return self.list_stored(kind, &prefix, &selection, Page::new(limit, view), None).await;
             }
             page.push(stored.object.clone());
         }
@@ -97,11 +101,10 @@ impl Shared {
         kind: Kind,
         prefix: &Prefix,
         selection: &Selection,
-        limit: usize,
+        mut page: Page,
         from: Option<(Revision, Key)>,
     ) -> Result<ListResponse> {
         let (mut revision, mut after) = from.unzip();
-        let mut page = Page::new(limit);
         for _ in 0..STORE_PAGES {
             let request = PageRequest { limit: PAGE, after: after.clone(), revision };
             let read = self.store.list(prefix, request).await?;
@@ -130,11 +133,12 @@ struct Page {
     items: Vec<AnyObject>,
     limit: usize,
     bytes: usize,
+    view: View,
 }
 
 impl Page {
-    fn new(limit: usize) -> Self {
-        Self { items: Vec::new(), limit, bytes: 0 }
+    fn new(limit: usize, view: View) -> Self {
+        Self { items: Vec::new(), limit, bytes: 0, view }
     }
 
     fn is_full(&self) -> bool {
@@ -143,7 +147,7 @@ impl Page {
 
     fn push(&mut self, object: AnyObject) {
         self.bytes += object.encoded_len();
-        self.items.push(object);
+        self.items.push(view::shown(self.view, object));
     }
 }
 

@@ -12,10 +12,12 @@ use pb::{
 use crate::{
     Shared,
     error::{Error, Result, called},
+    view,
     write::{DEFAULT_NAMESPACE, Part, updated},
 };
 
-fn namespace_or_default(namespace: &str) -> &str {
+/// The namespace that a request means.
+pub fn namespace_or_default(namespace: &str) -> &str {
     if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace }
 }
 
@@ -66,6 +68,7 @@ impl Shared {
         let namespace = namespace_or_default(&request.namespace);
         let decide = |old: &AnyObject| {
             let mut new = old.clone();
+            view::declare_whole(&mut new);
             new.meta_mut().ok_or_else(|| Error::field("object", "Required value"))?.resource_version =
                 request.resource_version.clone();
             if let Some(Variant::StatefulSet(set)) = &mut new.object {

@@ -88,12 +88,12 @@ impl ApiService for Api {
         Ok(Response::new(self.0.update_scale(request.into_inner()).await?))
     }
 
-    async fn remove_ordinal(&self, _: Request<RemoveOrdinalRequest>) -> Answer<RemoveOrdinalResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn remove_ordinal(&self, request: Request<RemoveOrdinalRequest>) -> Answer<RemoveOrdinalResponse> {
+        Ok(Response::new(self.0.remove_ordinal(request.into_inner()).await?))
     }
 
-    async fn undo_rollout(&self, _: Request<UndoRolloutRequest>) -> Answer<UndoRolloutResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn undo_rollout(&self, request: Request<UndoRolloutRequest>) -> Answer<UndoRolloutResponse> {
+        Ok(Response::new(self.0.undo_rollout(request.into_inner()).await?))
     }
 
     async fn evict(&self, _: Request<EvictRequest>) -> Answer<EvictResponse> {

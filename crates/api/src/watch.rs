@@ -6,6 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
+use model::view::View;
 use pb::api::v1::{EventType, WatchRequest, WatchResponse};
 use store::{Key, PageRequest, Prefix, Revision};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -16,6 +17,7 @@ use crate::{
     caches::{KindWindow, Stored},
     error::{Error, Result, parse_kind, parse_revision},
     select::Selection,
+    view,
     window::{Change, Follower, New, starting_with},
 };
 
@@ -36,6 +38,7 @@ pub fn seen(was: bool, is: bool) -> Option<EventType> {
 struct Scope {
     prefix: Prefix,
     selection: Selection,
+    view: View,
 }
 
 /// An event that is to be told. It shares the object with the cache until then.
@@ -51,10 +54,10 @@ impl Pending {
         Self { event: EventType::Bookmark, stored: None, resume: Some(revision) }
     }
 
-    fn told(self) -> WatchResponse {
+    fn told(self, view: View) -> WatchResponse {
         WatchResponse {
             r#type: self.event.into(),
-            object: self.stored.map(|stored| stored.object.clone()),
+            object: self.stored.map(|stored| view::shown(view, stored.object.clone())),
             resource_version: self.resume.map(|revision| revision.to_string()).unwrap_or_default(),
         }
     }
@@ -94,7 +97,7 @@ impl Watcher {
     async fn next(&mut self) -> Option<Result<WatchResponse>> {
         while !self.ended {
             if let Some(pending) = self.ready.pop_front() {
-                return Some(Ok(pending.told()));
+                return Some(Ok(pending.told(self.scope.view)));
             }
             if let Err(error) = self.wait().await {
                 self.ended = true;
@@ -154,7 +157,7 @@ impl Shared {
         let kind = parse_kind(&request.kind)?;
         let prefix = Prefix::namespace(kind, &request.namespace);
         let selection = Selection::parse(kind, &request.label_selector, &request.field_selector)?;
-        let scope = Scope { prefix, selection };
+        let scope = Scope { prefix, selection, view: view::parse(kind, &request.api_version)? };
         let window = self.caches.current(kind).await?.clone();
         let (ready, after) = if request.resource_version.is_empty() {
             existing(&window, &scope)?

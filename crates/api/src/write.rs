@@ -11,6 +11,7 @@ use crate::{
     caches::Stored,
     error::{Error, Result, called},
     object::{born, changed, copy_status, may_go, meta_mut},
+    view,
 };
 
 /// How often a write is decided again when others change the object at the same time.
@@ -51,6 +52,7 @@ pub enum Part {
 /// Fills in the namespace that an object of a namespaced kind is in, and its type.
 pub fn place(object: &mut AnyObject, namespace: &str) -> Result<Kind> {
     let kind = object.kind().ok_or_else(|| Error::field("object", "Required value"))?;
+    view::declare(object);
     let meta = meta_mut(object)?;
     if kind.namespaced() && meta.namespace.is_empty() {
         let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
@@ -85,10 +87,12 @@ fn check_preconditions(old: &AnyObject, uid: &str, resource_version: &str) -> Re
 pub fn updated(old: &AnyObject, mut new: AnyObject, part: Part) -> Result<AnyObject> {
     check_preconditions(old, &new.meta().uid, &new.meta().resource_version)?;
     if part == Part::Status {
+        view::keep(Some(old), &mut new);
         let mut result = old.clone();
         copy_status(&new, &mut result);
         return Ok(result);
     }
+    view::complete(Some(old), &mut new)?;
     admission::default(&mut new);
     changed(old, &mut new)?;
     admission::update(old, &new)?;
@@ -120,7 +124,8 @@ impl Shared {
             let why = "Forbidden: must not be set on an object to be created; update it instead";
             return Err(Error::field("metadata.resourceVersion", why));
         }
-        self.insert(newborn(object)?, dry_run).await
+        let view = view::of_answer(&object);
+        Ok(view::shown(view, self.insert(newborn(object)?, dry_run).await?))
     }
 
     /// Writes a new object that has been found good.
@@ -170,7 +175,7 @@ impl Shared {
         let kind = place(&mut new, "")?;
         let (namespace, name) = (new.meta().namespace.clone(), new.meta().name.clone());
         let outcome = self.modify(kind, &namespace, &name, dry_run, |old| updated(old, new.clone(), part)).await?;
-        Ok(outcome.object())
+        Ok(view::shown(view::of_answer(&new), outcome.object()))
     }
 
     /// Changes an object as decided from what is stored; decides again when it was changed meanwhile.
@@ -182,26 +187,49 @@ impl Shared {
         dry_run: bool,
         decide: impl Fn(&AnyObject) -> Result<AnyObject> + Send,
     ) -> Result<Outcome> {
+        Ok(self.modify_from(kind, namespace, name, dry_run, decide).await?.1)
+    }
+
+    /// As [`Shared::modify`]; gives the object as it was, too.
+    pub async fn modify_from(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        dry_run: bool,
+        decide: impl Fn(&AnyObject) -> Result<AnyObject> + Send,
+    ) -> Result<(AnyObject, Outcome)> {
         for _ in 0..ATTEMPTS {
             let old = self.read(kind, namespace, name).await?;
             let old = old.ok_or_else(|| Error::not_found(kind, namespace, name))?;
             let new = decide(&old.object)?;
             if new == old.object {
-                return Ok(Outcome::Unchanged(new));
+                return Ok((old.object, Outcome::Unchanged(new)));
             }
             if dry_run {
-                return Ok(Outcome::Written(new));
+                return Ok((old.object, Outcome::Written(new)));
             }
             if let Some(outcome) = self.replace(kind, &old, new).await? {
-                return Ok(outcome);
+                return Ok((old.object, outcome));
             }
         }
         Err(Error::contended(&called(kind, namespace, name)))
     }
 
     /// Writes an object over the one that was read, or removes it if nothing keeps it; None if that was changed.
-    pub async fn replace(&self, kind: Kind, old: &Stored, mut new: AnyObject) -> Result<Option<Outcome>> {
-        let guards = vec![Guard::ModRevision(old.key.clone(), old.mod_revision)];
+    pub async fn replace(&self, kind: Kind, old: &Stored, new: AnyObject) -> Result<Option<Outcome>> {
+        self.replace_under(kind, old, new, Vec::new()).await
+    }
+
+    /// As [`Shared::replace`], under further guards.
+    pub async fn replace_under(
+        &self,
+        kind: Kind,
+        old: &Stored,
+        mut new: AnyObject,
+        mut guards: Vec<Guard>,
+    ) -> Result<Option<Outcome>> {
+        guards.push(Guard::ModRevision(old.key.clone(), old.mod_revision));
         if may_go(&new) {
             let gone = self.commit(kind, guards, vec![Op::Delete(old.key.clone())]).await?;
             return Ok(gone.map(|_| Outcome::Gone(new)));
@@ -240,6 +268,7 @@ impl Shared {
 
 /// A new object with defaults and server-owned fields, found good.
 pub fn newborn(mut object: AnyObject) -> Result<AnyObject> {
+    view::complete(None, &mut object)?;
     born(&mut object)?;
     admission::default(&mut object);
     admission::create(&object)?;
