@@ -27,7 +27,7 @@ const ATTEMPTS: usize = 5;
 const DEFAULT_GRACE: i64 = 30;
 
 /// What deletion makes of an object: the same object means that nothing is left to ask for.
-fn marked(old: &Stored, request: &DeleteRequest, now: Time) -> Result<AnyObject> {
+pub fn marked(old: &Stored, request: &DeleteRequest, now: Time) -> Result<AnyObject> {
     let mut new = old.object.clone();
     let grace = match old.typed::<Pod>() {
         Some(pod) => pod_grace(pod, request),

@@ -2,6 +2,8 @@
 //!
 //! Every status says what to do next. Bad input carries a `google.rpc.BadRequest` with one violation for each error.
 
+use std::time::Duration;
+
 use pb::Kind;
 use store::{Revision, objects::Undecodable};
 use tonic::{Code, Status};
@@ -11,6 +13,9 @@ use crate::window::{Behind, Lagged};
 
 /// A result of the API service.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// When to ask again for an eviction that a budget holds back, unless a watch tells before.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// One thing that is wrong with the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +49,18 @@ pub enum Error {
     /// The state of things forbids it, whoever asks.
     #[error("{0}")]
     Refused(String),
+    /// A disruption budget holds a pod back for now.
+    #[error("{what} is not evicted: {why}; {advice}")]
+    Disruption {
+        /// The pod, such as `pod default/web-0`.
+        what: String,
+        /// The budget, such as `poddisruptionbudget default/web`.
+        budget: String,
+        /// What the budget demands and what there is.
+        why: String,
+        /// What to do about it.
+        advice: String,
+    },
     /// The revision to go on from is not known any more, or not yet.
     #[error("{0}; list again and watch from the revision of the list")]
     Expired(String),
@@ -137,6 +154,11 @@ impl From<Error> for Status {
             Error::AlreadyExists(_) => Status::already_exists(text),
             Error::Conflict(_) => Status::aborted(text),
             Error::Refused(_) => Status::failed_precondition(text),
+            Error::Disruption { budget, why, .. } => {
+                let mut details = ErrorDetails::with_quota_failure_violation(budget, why);
+                details.set_retry_info(Some(ASK_AGAIN));
+                Status::with_error_details(Code::ResourceExhausted, text, details)
+            }
             Error::Expired(_) => Status::out_of_range(text),
             Error::Undecodable(_) => Status::data_loss(text),
             Error::Store(error) => match error {

@@ -11,6 +11,7 @@ mod caches;
 mod config;
 mod delete;
 mod error;
+mod evict;
 mod feed;
 mod foresee;
 mod merge;

@@ -34,6 +34,7 @@ pub fn clear_status(object: &mut AnyObject) {
         Some(Variant::PersistentVolume(o)) => o.status = None,
         Some(Variant::Node(o)) => o.status = None,
         Some(Variant::Namespace(o)) => o.status = None,
+        Some(Variant::PodDisruptionBudget(o)) => o.status = None,
         _ => {}
     }
 }
@@ -51,6 +52,9 @@ pub fn copy_status(from: &AnyObject, to: &mut AnyObject) {
         }
         (Some(Variant::Node(from)), Some(Variant::Node(to))) => to.status.clone_from(&from.status),
         (Some(Variant::Namespace(from)), Some(Variant::Namespace(to))) => to.status.clone_from(&from.status),
+        (Some(Variant::PodDisruptionBudget(from)), Some(Variant::PodDisruptionBudget(to))) => {
+            to.status.clone_from(&from.status);
+        }
         _ => {}
     }
 }

@@ -96,8 +96,8 @@ impl ApiService for Api {
         Ok(Response::new(self.0.undo_rollout(request.into_inner()).await?))
     }
 
-    async fn evict(&self, _: Request<EvictRequest>) -> Answer<EvictResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn evict(&self, request: Request<EvictRequest>) -> Answer<EvictResponse> {
+        Ok(Response::new(self.0.evict(request.into_inner()).await?))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {

@@ -154,6 +154,29 @@ pub struct Refusal {
     pub unhealthy: Vec<PodName>,
 }
 
+/// Pods that an advice names at most.
+const NAMED: usize = 3;
+
+impl Refusal {
+    /// What would let the pod go, as a sentence for people.
+    pub fn advice(&self) -> String {
+        let Self { budget, demand, numbers, unhealthy } = self;
+        let down: Vec<&str> = unhealthy.iter().take(NAMED).map(PodName::as_str).collect();
+        match (demand, down.as_slice()) {
+            (Demand::Unreadable, _) => format!("repair the budget or delete it: `berth get pdb {budget} -o yaml`"),
+            (_, [first, ..]) => {
+                format!("when {} ready again it goes on; `berth why {first}` says what holds that up", is_or_are(&down))
+            }
+            _ if numbers.healthy < numbers.expected => "it goes on when the pods that are missing are ready".to_owned(),
+            _ => format!("the budget lets no pod go even while all are healthy: change {budget} to let one go"),
+        }
+    }
+}
+
+fn is_or_are(names: &[&str]) -> String {
+    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+}
+
 impl Budget {
     /// What a stored budget says of the pods of its namespace. `sets` are those that may control some of them.
     ///
