@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use controller::{host::Host, object::CLAIM_PROTECTION};
 use pb::{Object, ObjectExt, objects::*};
+use plan::statefulset::stamp;
 use store::{Key, MemStore, Op, Store, Txn};
 use support::{Rig, set};
 
@@ -187,5 +188,64 @@ async fn pods_of_a_removed_node_are_forgotten_and_made_anew() {
         pods.len() == 2 && pods.iter().all(|(name, pod)| pod.uid() != before[name].uid())
     })
     .await;
+    rig.stop().await;
+}
+
+/// The pods that went since a revision, in order.
+async fn went(rig: &Rig, since: i64) -> Vec<String> {
+    let history = support::history(rig.store.as_ref(), since).await;
+    let gone =
+        history.into_values().flatten().filter_map(|key| Some(key.strip_prefix("-/berth/pods/default/")?.to_owned()));
+    gone.collect()
+}
+
+#[tokio::test]
+async fn pods_of_a_set_with_an_order_go_from_the_top_and_then_the_set() {
+    for foreground in [false, true] {
+        let store = MemStore::new();
+        let mut rig = Rig::start(Arc::new(store.clone()));
+        let mut web = set("web", 3);
+        web.spec.as_mut().unwrap().deletion_order = "Ordered".into();
+        rig.put(&web).await;
+        rig.complete("web", 3).await;
+        // One in the middle takes its time.
+        rig.change("web-1", |pod: &mut Pod| pod.meta_mut().finalizers.push("example.com/hold".into())).await;
+        let since = store.revision();
+        mark::<StatefulSet>(&rig, "web", Some(stamp::ORDERED_DELETION)).await;
+        if foreground {
+            rig.change("web", |set: &mut StatefulSet| set.meta_mut().finalizers.push("foregroundDeletion".into()))
+                .await;
+        }
+        rig.until("web-2 is gone and web-1 going", |pods: &Pods| {
+            pods.keys().eq(["web-0", "web-1"]) && pods["web-1"].is_terminating()
+        })
+        .await;
+        let web_0: Pod = rig.get("web-0").await.unwrap();
+        assert!(!web_0.is_terminating(), "each is gone before the next is asked to go");
+        // Another controller goes on where this one stopped.
+        rig.controller("b");
+        rig.change("web-1", |pod: &mut Pod| pod.meta_mut().finalizers.clear()).await;
+        rig.until("the set is gone", |sets: &BTreeMap<String, StatefulSet>| sets.is_empty()).await;
+        assert_eq!(went(&rig, since).await, ["web-2", "web-1", "web-0"]);
+        rig.until("so is its service", |services: &BTreeMap<String, Service>| services.is_empty()).await;
+        assert_eq!(rig.list::<PersistentVolumeClaim>().await.len(), 3);
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn orphaning_a_set_that_goes_in_order_saves_the_pods_that_are_left() {
+    let rig = Rig::start(Arc::new(MemStore::new()));
+    let mut web = set("web", 2);
+    web.spec.as_mut().unwrap().deletion_order = "Ordered".into();
+    rig.put(&web).await;
+    rig.complete("web", 2).await;
+    rig.change("web-1", |pod: &mut Pod| pod.meta_mut().finalizers.push("example.com/hold".into())).await;
+    mark::<StatefulSet>(&rig, "web", Some(stamp::ORDERED_DELETION)).await;
+    rig.until("web-1 is going", |pods: &Pods| pods["web-1"].is_terminating()).await;
+    rig.change("web", |set: &mut StatefulSet| set.meta_mut().finalizers = vec!["orphan".into()]).await;
+    rig.until("the set is gone", |sets: &BTreeMap<String, StatefulSet>| sets.is_empty()).await;
+    let web_0: Pod = rig.get("web-0").await.unwrap();
+    assert!(!web_0.is_terminating() && web_0.meta().owner_references.is_empty());
     rig.stop().await;
 }
