@@ -36,8 +36,13 @@ fn decisions_agree_with_the_recordings() {
         }
     }
     for story in read::<Trajectory>("trajectories.jsonl") {
-        for (tick, outcome) in trajectory::replay(&story) {
+        let replay = trajectory::replay(&story);
+        for (tick, outcome) in replay.ticks {
             report.add("trajectory ticks", &format!("{} tick {tick}", story.id), outcome);
+        }
+        match replay.end {
+            Ok(outcome) => report.add("trajectory ends", &format!("{} end", story.id), outcome),
+            Err(reason) => report.skip("trajectory ends", reason),
         }
     }
     for made in read::<identity::Made>("identity.jsonl") {

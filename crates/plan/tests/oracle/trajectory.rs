@@ -10,24 +10,44 @@ use serde_json::Value;
 
 use crate::{
     compare::{Outcome, Recorded, compare, unshown_status},
-    vector::{Act, Claim, ClaimShown, Event, Owner, Pod, PodShown, Retention, Revision, Set, Status, Tick, Trajectory},
+    due::Case,
+    vector::{
+        Act, Claim, ClaimShown, Event, Final, Owner, Pod, PodShown, Retention, Revision, Set, Status, Tick, Trajectory,
+    },
     world::{SET_UID, World},
 };
 
 /// Ready ages are recorded up to this.
 const AGE_SHOWN: i64 = 20;
 
-/// Decisions of a whole story, by tick.
-pub fn replay(story: &Trajectory) -> Vec<(u32, Outcome)> {
+/// Steps within which a story that goes on by itself comes to rest.
+const ROUNDS: usize = 300;
+
+/// What a story says.
+pub struct Replay {
+    /// Decisions, by tick.
+    pub ticks: Vec<(u32, Outcome)>,
+    /// What becomes of the state in which the recording ends; or why it says nothing.
+    pub end: Result<Outcome, &'static str>,
+}
+
+/// Compares a whole story.
+pub fn replay(story: &Trajectory) -> Replay {
     let mut cluster = Cluster::new(story);
-    let mut outcomes = Vec::new();
+    let mut ticks = Vec::new();
     for tick in &story.ticks {
-        outcomes.push((tick.t, cluster.tick(tick)));
+        ticks.push((tick.t, cluster.tick(tick)));
         if cluster.gone {
             break;
         }
     }
-    outcomes
+    let end = match &story.r#final {
+        Final { gone: true, .. } if cluster.gone => Ok(Outcome::Agree),
+        Final { gone, .. } if *gone != cluster.gone => Ok(Outcome::Differ("one of both is gone".to_owned())),
+        Final { quiet: false, .. } => Err("the recording ends while something is still under way"),
+        Final { .. } => Ok(cluster.rest()),
+    };
+    Replay { ticks, end }
 }
 
 struct Cluster<'a> {
@@ -79,7 +99,11 @@ impl<'a> Cluster<'a> {
         if let Err(difference) = self.check(tick) {
             return Outcome::Differ(format!("the model of the story itself: {difference}"));
         }
+        self.decide(tick)
+    }
 
+    /// Compares a sync in the state as it is, and does what was recorded of it.
+    fn decide(&mut self, tick: &Tick) -> Outcome {
         let failed = match &tick.errors {
             Value::Array(errors) => !errors.is_empty(),
             Value::Null | Value::Bool(false) => false,
@@ -107,13 +131,42 @@ impl<'a> Cluster<'a> {
         for act in tick.actions.iter().filter(|act| act.err.is_none()) {
             self.apply(act, written.as_ref());
         }
+        self.pass();
+        outcome
+    }
+
+    /// Time, kubelets and the garbage collector.
+    fn pass(&mut self) {
         self.now += SignedDuration::from_secs(self.story.kubelet.tick);
         for pod in self.pods.values_mut() {
             pod.pod.ready_age = pod.pod.ready_age.map(|age| age + self.story.kubelet.tick);
         }
         self.kubelets();
         self.collect_garbage();
-        outcome
+    }
+
+    /// Where the recording has come to rest, stuck or not: rests Berth as well, or by which deviation does it go on?
+    /// Where it goes on it decides alone from here, and must come to rest with no pod left that it ought to heal.
+    fn rest(&mut self) -> Outcome {
+        // Three ticks without a write came before the end, so one more is as the last.
+        let Some(last) = self.story.ticks.last() else { return Outcome::Agree };
+        let outcome = self.decide(last);
+        for _ in 0..ROUNDS {
+            let (acts, written) = {
+                let world = self.world();
+                let plan = plan::statefulset::plan(&world.snapshot());
+                (world.acts(&plan), world.status(&plan.status))
+            };
+            if acts.is_empty() && self.pods.values().all(Running::rests) {
+                let update = written.update_rev.unwrap_or_default();
+                let world = self.world();
+                let left = Case::new(&world, update).broken();
+                return if left.is_empty() { outcome } else { Outcome::Differ(format!("{left:?} are not healed")) };
+            }
+            acts.iter().for_each(|act| self.apply(act, Some(&written)));
+            self.pass();
+        }
+        Outcome::Differ("it does not come to rest".to_owned())
     }
 
     fn world(&self) -> World<'_> {
@@ -307,6 +360,13 @@ impl Running {
             self.pod.terminating = true;
             self.term = term;
         }
+    }
+
+    /// Whether neither its kubelet nor time changes anything about it.
+    fn rests(&self) -> bool {
+        let coming = self.pod.phase == "Pending" && !self.lost;
+        let young = self.pod.ready_age.is_some_and(|age| age < 2 * AGE_SHOWN);
+        !coming && !young && (!self.pod.terminating || self.lost)
     }
 
     /// One step of the kubelet; false when the pod is gone.

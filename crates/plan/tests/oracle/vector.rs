@@ -157,6 +157,14 @@ pub struct Trajectory {
     pub kubelet: Kubelet,
     pub set: Set,
     pub ticks: Vec<Tick>,
+    pub r#final: Final,
+}
+
+/// How a story ended.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Final {
+    pub quiet: bool,
+    pub gone: bool,
 }
 
 /// Steps that the modelled kubelet needs.
