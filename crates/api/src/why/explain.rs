@@ -15,7 +15,10 @@ use pb::{
         Time,
     },
 };
-use plan::statefulset::{Objects, Op, Plan, Snapshot, Wait, WaitReason, plan};
+use plan::{
+    budget::Budget,
+    statefulset::{Objects, Op, Plan, Snapshot, Wait, WaitReason, plan},
+};
 
 /// Events that are shown of one pod.
 const EVENTS: usize = 3;
@@ -37,6 +40,7 @@ pub struct Facts<'a> {
     pub revisions: &'a [&'a ControllerRevision],
     pub services: &'a [&'a Service],
     pub nodes: &'a [&'a Node],
+    pub budgets: &'a [Budget],
     pub events: &'a [&'a Event],
 }
 
@@ -54,7 +58,7 @@ fn planned(set: &StatefulSet, facts: &Facts<'_>) -> Plan {
     let service = set.spec.as_ref().map(|spec| spec.service_name.as_str()).unwrap_or_default();
     let service_exists = service.is_empty() || facts.services.iter().any(|there| there.name() == service);
     let (pods, claims, revisions) = (facts.pods, facts.claims, facts.revisions);
-    plan(&Snapshot::of(facts.now, Objects { set, pods, claims, revisions, service_exists, budgets: &[] }))
+    plan(&Snapshot::of(facts.now, Objects { set, pods, claims, revisions, service_exists, budgets: facts.budgets }))
 }
 
 struct Answer<'a> {
@@ -272,6 +276,7 @@ fn waits_for(reason: &WaitReason) -> Option<&PodName> {
         WaitReason::PredecessorNotReady { predecessor } => Some(predecessor),
         WaitReason::PeerNotReady { peer } => Some(peer),
         WaitReason::SuccessorNotGone { successor } => Some(successor),
+        WaitReason::DisruptionBudget(refusal) => refusal.unhealthy.first(),
         _ => None,
     }
 }
@@ -292,6 +297,9 @@ fn advice(wait: &Wait, pod: Option<&Pod>, facts: &Facts<'_>) -> String {
             "it should have stopped by now: look at its node; `berth delete pod {name} --grace-period=0` forgets it, \
              which is safe only if nothing of it runs any more"
         ),
+        WaitReason::DisruptionBudget(refusal) => {
+            format!("{}; with spec.budgetPolicy: Ignore the set asks no budget", refusal.advice())
+        }
         WaitReason::UpdateOnDelete => format!("`berth delete pod {name}` replaces it"),
         WaitReason::UpdateBudget { .. } => {
             "make the unavailable pods ready, or raise updateStrategy.rollingUpdate.maxUnavailable".to_owned()
@@ -402,8 +410,17 @@ mod tests {
     fn ask(asked: &Asked, pods: &[&Pod]) -> WhyResponse {
         let set = set();
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let facts =
-            Facts { now, set: Some(&set), pods, claims: &[], revisions: &[], services: &[], nodes: &[], events: &[] };
+        let facts = Facts {
+            now,
+            set: Some(&set),
+            pods,
+            claims: &[],
+            revisions: &[],
+            services: &[],
+            nodes: &[],
+            budgets: &[],
+            events: &[],
+        };
         explain(asked, &facts)
     }
 
@@ -417,6 +434,43 @@ mod tests {
         assert!(answer.reasons.iter().any(|r| r.message.contains("readiness probe does not hold")));
         assert_eq!(answer.reasons[1].since, Some(Time { seconds: 100, nanos: 0 }));
         assert!(answer.reasons[1].advice.contains("berth logs web-1"));
+    }
+
+    #[test]
+    fn a_pod_that_a_budget_holds_back_is_explained_by_the_pod_that_is_down() {
+        let mut set = set();
+        set.spec.as_mut().unwrap().replicas = Some(1);
+        let (first, second, down) = (pod("web-0", true), pod("web-1", true), pod("other-0", false));
+        let budget = PodDisruptionBudget {
+            metadata: meta("pdb"),
+            spec: Some(PodDisruptionBudgetSpec {
+                min_available: Some(IntOrString::int(2)),
+                selector: Some(LabelSelector::default()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let pods = [&first, &second, &down];
+        let facts = Facts {
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            set: Some(&set),
+            pods: &pods,
+            claims: &[],
+            revisions: &[],
+            services: &[],
+            nodes: &[],
+            budgets: &[Budget::of(&budget, &pods, &[&set])],
+            events: &[],
+        };
+        let answer = explain(&Asked::Pod("web-1".into()), &facts);
+        let reason = &answer.reasons[0];
+        assert_eq!((reason.object.as_str(), reason.reason.as_str()), ("pod/web-1", "DisruptionBudget"), "{answer:#?}");
+        assert_eq!(
+            reason.message,
+            "web-1 is to go, but disruption budget pdb (minAvailable 2) needs 2 of 3 pods healthy and has 2"
+        );
+        assert!(reason.advice.contains("`berth why other-0` says what holds that up"), "{}", reason.advice);
+        assert!(reason.advice.contains("spec.budgetPolicy: Ignore"), "{}", reason.advice);
     }
 
     #[test]

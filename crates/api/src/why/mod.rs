@@ -11,6 +11,7 @@ use pb::{
     api::v1::{WhyRequest, WhyResponse},
     objects::{ControllerRevision, Event, Node, PersistentVolumeClaim, Pod, Service, StatefulSet},
 };
+use plan::budget::Budget;
 
 use crate::{
     Shared,
@@ -48,6 +49,8 @@ impl Shared {
         let pod_name = PodName::from(name);
         let set_of_pod = || pod_name.split().and_then(|(set, _)| set_named(set.as_str()));
         let pods: Vec<&Pod> = typed(&pods);
+        let (budgets, _) = self.caches.list(Kind::PodDisruptionBudget, namespace).await?;
+        let budgets: Vec<Budget> = typed(&budgets).into_iter().map(|budget| Budget::of(budget, &pods, &sets)).collect();
         let pod_exists = pods.iter().any(|pod| pod.meta().name == name);
         let (asked, set) = match (set_named(name).filter(|_| wanted(Kind::StatefulSet)), set_of_pod()) {
             (Some(set), _) => (Asked::Set, Some(set)),
@@ -65,6 +68,7 @@ impl Shared {
             revisions: &typed::<ControllerRevision>(&revisions),
             services: &typed::<Service>(&services),
             nodes: &typed::<Node>(&nodes),
+            budgets: &budgets,
             events: &typed::<Event>(&events),
         };
         Ok(explain::explain(&asked, &facts))
