@@ -63,13 +63,13 @@ impl Client {
         answer.into_inner().object.context("the API service answered without an object")
     }
 
-    /// Reads one object; None if there is none.
-    pub async fn find(&self, kind: Kind, name: &str) -> Result<Option<AnyObject>> {
+    /// Reads one object in a view; None if there is none.
+    pub async fn find(&self, kind: Kind, name: &str, view: &str) -> Result<Option<AnyObject>> {
         let request = GetRequest {
             kind: kind.name().to_owned(),
             namespace: self.namespace_of(kind),
             name: name.to_owned(),
-            ..GetRequest::default()
+            api_version: view.to_owned(),
         };
         match self.api.clone().get(request).await {
             Ok(answer) => Ok(answer.into_inner().object),

@@ -10,8 +10,8 @@ mod commands;
 mod follow;
 mod manifest;
 mod output;
+mod progress;
 mod role;
-mod rollout;
 mod target;
 
 use std::process::ExitCode;
@@ -34,21 +34,23 @@ struct Cli {
 enum Command {
     /// Make the objects of a manifest so
     Apply(apply::Args),
+    /// Show what an apply would change, and which pods it would replace in which order
+    Diff(diff::Args),
     /// Show objects
     Get(get::Args),
     /// Show one object in full, with its events
     Describe(describe::Args),
     /// Delete objects
     Delete(delete::Args),
-    /// Say how many replicas a set shall have
+    /// Say how many replicas a set shall have, or take one ordinal out of it
     Scale(scale::Args),
     /// Show the output of a container
     Logs(logs::Args),
     /// Run a command in a container
     Exec(exec::Args),
-    /// Follow the rollout of a set
+    /// Follow, stop or undo the rollout of a set
     #[command(subcommand)]
-    Rollout(rollout_status::Command),
+    Rollout(rollout::Command),
     /// Explain why a set or a pod is not there yet
     Why(why::Args),
     /// Wait for objects to be ready or gone
@@ -85,13 +87,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let client = || cli.client.connect();
     match cli.command {
         Command::Apply(args) => apply::run(client()?, args).await,
+        Command::Diff(args) => diff::run(client()?, args).await,
         Command::Get(args) => get::run(client()?, args).await,
         Command::Describe(args) => describe::run(client()?, args).await,
         Command::Delete(args) => delete::run(client()?, args).await,
         Command::Scale(args) => scale::run(client()?, args).await,
         Command::Logs(args) => logs::run(client()?, args).await,
         Command::Exec(args) => exec::run(client()?, args).await,
-        Command::Rollout(command) => rollout_status::run(client()?, command).await,
+        Command::Rollout(command) => rollout::run(client()?, command).await,
         Command::Why(args) => why::run(client()?, args).await,
         Command::Wait(args) => wait::run(client()?, args).await,
         Command::ApiResources => Ok(output::kinds()),
@@ -144,6 +147,14 @@ mod tests {
             "berth logs web-0 -f --tail 10 --previous --timestamps",
             "berth rollout status sts/web --timeout 120s",
             "berth rollout status sts/web --watch=false",
+            "berth rollout history sts/web --revision 2",
+            "berth rollout undo sts web --to-revision=1 --dry-run",
+            "berth rollout pause sts/web",
+            "berth rollout resume sts web",
+            "berth rollout restart sts/web",
+            "berth diff -f a.yaml -R",
+            "berth get statefulsets.apps web -o yaml",
+            "berth scale sts/web --remove-ordinal 2",
             "berth wait pod/web-1 --for deleted --timeout 60s",
             "berth wait --for=condition=Ready pod web-1",
             "berth why web-2",
@@ -156,7 +167,15 @@ mod tests {
             let parsed = Cli::try_parse_from(line.split_whitespace());
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|e| e.to_string()).unwrap_or_default());
         }
-        for line in ["berth", "berth get", "berth scale sts web", "berth exec web-0", "berth delete", "berth apply"] {
+        for line in [
+            "berth",
+            "berth get",
+            "berth scale sts web",
+            "berth scale sts web --replicas 2 --remove-ordinal 1",
+            "berth exec web-0",
+            "berth delete",
+            "berth apply",
+        ] {
             assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
     }

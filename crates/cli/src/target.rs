@@ -12,12 +12,28 @@ pub struct Target {
     pub kind: Kind,
     /// The object; all of the kind if there is none.
     pub name: Option<String>,
+    /// The view of sets that is asked for: `apps/v1`, `berth/v1`, or empty for the one that shows all that is set.
+    pub view: &'static str,
 }
 
 /// Reads a kind as people write it, also with its group behind a dot: `statefulset.apps`.
 pub fn kind(text: &str) -> Result<Kind> {
     let bare = text.split('.').next().unwrap_or(text);
     Ok(Kind::from_str(bare).map_err(|_| pb::UnknownKind(text.to_owned()))?)
+}
+
+/// Reads the view of a set out of its kind: `statefulsets.apps` is without what Berth adds, `statefulsets.berth` with
+/// it. A version may stand before the group, as in `sts.v1.apps`.
+fn view(text: &str) -> Result<&'static str> {
+    if kind(text)? != Kind::StatefulSet {
+        return Ok("");
+    }
+    match text.split_once('.').map(|(_, group)| group.strip_prefix("v1.").unwrap_or(group)) {
+        None => Ok(""),
+        Some("apps") => Ok(model::view::APPS),
+        Some("berth") => Ok(model::view::BERTH),
+        Some(_) => bail!("there is no {text:?}: write statefulsets, statefulsets.apps or statefulsets.berth"),
+    }
 }
 
 /// Reads the positional arguments of a command.
@@ -37,9 +53,9 @@ pub fn targets(args: &[String]) -> Result<Vec<Target>> {
         bail!("names can be given for one kind only; write pod/web-0 pvc/www-web-0 for several");
     }
     if names.is_empty() {
-        return Ok(kinds.into_iter().map(|kind| Target { kind, name: None }).collect());
+        return Ok(kinds.into_iter().map(|(kind, view)| Target { kind, name: None, view }).collect());
     }
-    let of = |kind: Kind| names.iter().map(move |name| Target { kind, name: Some(name.clone()) });
+    let of = |(kind, view)| names.iter().map(move |name| Target { kind, name: Some(name.clone()), view });
     Ok(kinds.into_iter().flat_map(of).collect())
 }
 
@@ -51,22 +67,22 @@ pub fn one(args: &[String], usual: Option<Kind>) -> Result<(Kind, String)> {
         return Ok((kind, name.clone()));
     }
     match targets(args)?.as_slice() {
-        [Target { kind, name: Some(name) }] => Ok((*kind, name.clone())),
+        [Target { kind, name: Some(name), .. }] => Ok((*kind, name.clone())),
         _ => bail!("name one object, such as sts/web"),
     }
 }
 
-fn expand(text: &str) -> Result<Vec<Kind>> {
+fn expand(text: &str) -> Result<Vec<(Kind, &'static str)>> {
     match text {
-        "all" => Ok(vec![Kind::Pod, Kind::Service, Kind::StatefulSet]),
-        one => Ok(vec![kind(one)?]),
+        "all" => Ok(vec![(Kind::Pod, ""), (Kind::Service, ""), (Kind::StatefulSet, "")]),
+        one => Ok(vec![(kind(one)?, view(one)?)]),
     }
 }
 
 fn one_slashed(arg: &str) -> Result<Target> {
     match arg.split_once('/') {
         Some((of, name)) if !of.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(Target { kind: kind(of)?, name: Some(name.to_owned()) })
+            Ok(Target { kind: kind(of)?, name: Some(name.to_owned()), view: view(of)? })
         }
         _ => bail!("{arg:?} is not of the form KIND/NAME"),
     }
@@ -82,16 +98,19 @@ mod tests {
 
     #[test]
     fn forms() {
-        let named = |kind, name: &str| Target { kind, name: Some(name.to_owned()) };
-        let all = |kind| Target { kind, name: None };
+        let named = |kind, name: &str| Target { kind, name: Some(name.to_owned()), view: "" };
+        let all = |kind| Target { kind, name: None, view: "" };
         assert_eq!(read(&["pods,pvc"]).unwrap(), [all(Kind::Pod), all(Kind::PersistentVolumeClaim)]);
         assert_eq!(read(&["po", "a", "b"]).unwrap(), [named(Kind::Pod, "a"), named(Kind::Pod, "b")]);
         assert_eq!(
             read(&["sts/web", "Service/x"]).unwrap(),
             [named(Kind::StatefulSet, "web"), named(Kind::Service, "x")]
         );
-        assert_eq!(read(&["statefulsets.apps", "web"]).unwrap(), [named(Kind::StatefulSet, "web")]);
-        for bad in [&[][..], &["pods,pvc", "a"], &["pod/a", "b"], &["pod/"], &["deployments"]] {
+        for (text, view) in [("statefulsets.apps", "apps/v1"), ("sts.v1.apps", "apps/v1"), ("sts.berth", "berth/v1")] {
+            assert_eq!(read(&[text, "web"]).unwrap(), [Target { view, ..named(Kind::StatefulSet, "web") }]);
+        }
+        assert_eq!(read(&["sc.storage.k8s.io/x"]).unwrap(), [named(Kind::StorageClass, "x")]);
+        for bad in [&[][..], &["pods,pvc", "a"], &["pod/a", "b"], &["pod/"], &["deployments"], &["sts.batch"]] {
             assert!(read(bad).is_err(), "{bad:?}");
         }
         assert_eq!(one(&["web".to_owned()], Some(Kind::StatefulSet)).unwrap(), (Kind::StatefulSet, "web".to_owned()));

@@ -102,7 +102,7 @@ pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
 
 async fn named(client: &Client, args: &Args) -> Result<Vec<Doomed>> {
     let mut doomed = Vec::new();
-    for Target { kind, name } in target::targets(&args.what)? {
+    for Target { kind, name, .. } in target::targets(&args.what)? {
         match (name, &args.selector, args.all) {
             (Some(name), None, false) => doomed.push(Doomed { kind, namespace: client.namespace_of(kind), name }),
             (Some(_), ..) => bail!("names cannot be given together with -l or --all"),

@@ -25,7 +25,8 @@ use crate::{
 /// Flags of `berth get`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// What: `pods`, `pods,pvc`, `all`, `pod web-0 web-1`, or `sts/web svc/nginx`
+    /// What: `pods`, `pods,pvc`, `all`, `pod web-0 web-1`, or `sts/web svc/nginx`; `statefulsets.apps` shows sets without
+    /// what Berth adds, `statefulsets.berth` with it
     #[arg(required = true, value_name = "KIND [NAME...] | KIND/NAME")]
     what: Vec<String>,
     /// In all namespaces
@@ -97,7 +98,7 @@ pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
 async fn one(client: &Client, args: &Args, target: &Target) -> Result<Result<Found, String>> {
     let kind = target.kind;
     let Some(name) = &target.name else {
-        let mut list = list_request(client, args, kind);
+        let mut list = list_request(client, args, target);
         if kind.namespaced() && args.all_namespaces {
             list.namespace.clear();
         }
@@ -107,7 +108,7 @@ async fn one(client: &Client, args: &Args, target: &Target) -> Result<Result<Fou
         }
         return Ok(Ok(Found { kind, objects, revision }));
     };
-    match client.find(kind, name).await? {
+    match client.find(kind, name, target.view).await? {
         Some(object) => {
             let revision = object.meta().resource_version.clone();
             Ok(Ok(Found { kind, objects: vec![object], revision }))
@@ -128,12 +129,13 @@ fn last_seen(object: &AnyObject) -> (i64, i32) {
     last.map_or((0, 0), |time| (time.seconds, time.nanos))
 }
 
-fn list_request(client: &Client, args: &Args, kind: Kind) -> ListRequest {
+fn list_request(client: &Client, args: &Args, target: &Target) -> ListRequest {
     ListRequest {
-        kind: kind.name().to_owned(),
-        namespace: client.namespace_of(kind),
+        kind: target.kind.name().to_owned(),
+        namespace: client.namespace_of(target.kind),
         label_selector: args.selector.clone(),
         field_selector: args.field_selector.clone(),
+        api_version: target.view.to_owned(),
         ..ListRequest::default()
     }
 }
@@ -197,12 +199,13 @@ fn print(args: &Args, client: &Client, found: &[Found], named: bool) -> Result<(
 async fn watch(client: &Client, args: &Args, targets: &[Target]) -> Result<ExitCode> {
     let [target] = targets else { bail!("one kind, or one object, can be watched at a time") };
     let kind = target.kind;
-    let list = list_request(client, args, kind);
+    let list = list_request(client, args, target);
     let mut request = WatchRequest {
         kind: list.kind,
         namespace: if args.all_namespaces { String::new() } else { list.namespace },
         label_selector: list.label_selector,
         field_selector: list.field_selector,
+        api_version: list.api_version,
         ..WatchRequest::default()
     };
     if let Some(name) = &target.name {

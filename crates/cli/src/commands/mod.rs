@@ -3,10 +3,11 @@
 pub mod apply;
 pub mod delete;
 pub mod describe;
+pub mod diff;
 pub mod exec;
 pub mod get;
 pub mod logs;
-pub mod rollout_status;
+pub mod rollout;
 pub mod scale;
 pub mod wait;
 pub mod why;

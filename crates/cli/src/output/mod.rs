@@ -1,6 +1,7 @@
 //! How objects are shown: as a table, as JSON or YAML, or by name.
 
 mod columns;
+mod diff;
 mod pod;
 pub mod table;
 
@@ -13,6 +14,7 @@ use pb::{Kind, api::v1::Object as AnyObject};
 use serde_json::{Value, json};
 
 pub use columns::{header, row};
+pub use diff::unified;
 pub use pod::reason as pod_reason;
 use table::Table;
 

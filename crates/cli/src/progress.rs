@@ -5,15 +5,21 @@
 
 use std::collections::BTreeMap;
 
+use model::{
+    identity::{Ordinal, SetName},
+    ordinals::Ordinals,
+};
 use pb::{
     ObjectExt,
-    objects::{Pod, StatefulSet, StatefulSetSpec, StatefulSetStatus},
+    objects::{Condition, Pod, StatefulSet, StatefulSetStatus},
 };
 
 use crate::{commands::holds, output::pod_reason};
 
 /// Where a pod says which revision it is of.
 const REVISION: &str = "controller-revision-hash";
+/// The reason that the condition Progressing gives for a missed deadline.
+const DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
 
 /// How far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +28,8 @@ pub enum Progress {
     Waiting(String),
     /// What was reached.
     Done(String),
+    /// It missed its deadline. Whoever waits for it waits in vain, unless somebody does something.
+    Failed(String),
     /// It cannot be followed.
     Impossible(String),
 }
@@ -43,28 +51,51 @@ pub fn judge(set: &StatefulSet, pods: &BTreeMap<String, Pod>) -> Progress {
         return Progress::Waiting("Waiting for the controller to take note of the change...".to_owned());
     }
     let partition = strategy.rolling_update.and_then(|rolling| rolling.partition).unwrap_or(0);
-    let state =
-        State { set: set.name(), partition, replicas: spec.replicas.unwrap_or(1), spec: &spec, status: &status, pods };
-    match state.unfinished() {
-        Some(reason) => Progress::Waiting(reason),
-        None => Progress::Done(state.done()),
+    let ordinals = Ordinals::of(&spec);
+    let name = SetName::from(set.name());
+    let replicas = spec.replicas.unwrap_or(1);
+    let state = State { set: &name, ordinals, partition, replicas, status: &status, pods };
+    if let Some(missed) = missed_deadline(&status) {
+        let why =
+            format!("{} missed its progress deadline: {}; `berth why sts/{0}` says more", set.name(), missed.message);
+        return Progress::Failed(why);
+    }
+    match (state.unfinished(), status.failed_revision.as_str()) {
+        (Some(reason), "") if spec.paused => Progress::Waiting(format!(
+            "{reason} The rollout is paused; `berth rollout resume sts/{}` goes on with it",
+            set.name()
+        )),
+        (Some(reason), "") => Progress::Waiting(reason),
+        (Some(reason), failed) => {
+            Progress::Waiting(format!("Revision {failed} missed its deadline, going back: {reason}"))
+        }
+        (None, "") => Progress::Done(state.done()),
+        (None, failed) => Progress::Failed(format!(
+            "revision {failed} missed its progress deadline; {} is back at revision {}, complete",
+            set.name(),
+            status.update_revision
+        )),
     }
 }
 
+/// What the controller says of the deadline when it was missed.
+fn missed_deadline(status: &StatefulSetStatus) -> Option<&Condition> {
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.r#type == "Progressing" && condition.reason == DEADLINE_EXCEEDED)
+}
+
 struct State<'a> {
-    set: &'a str,
+    set: &'a SetName,
+    ordinals: Ordinals,
     replicas: i32,
     partition: i32,
-    spec: &'a StatefulSetSpec,
     status: &'a StatefulSetStatus,
     pods: &'a BTreeMap<String, Pod>,
 }
 
 impl State<'_> {
-    fn start(&self) -> i32 {
-        self.spec.ordinals.as_ref().map_or(0, |ordinals| ordinals.start)
-    }
-
     /// The first thing that is not as it shall be.
     fn unfinished(&self) -> Option<String> {
         let Self { status, replicas, .. } = self;
@@ -84,7 +115,8 @@ impl State<'_> {
         if let Some(extra) = self.pods.values().rev().find(|pod| !expected.iter().any(|name| name == pod.name())) {
             return Some(format!("Waiting for {} to be gone...", extra.name()));
         }
-        let updated = self.updated();
+        // The status also counts what a pod was overridden with, which its revision does not tell.
+        let updated = self.updated().min(usize::try_from(status.updated_replicas).unwrap_or(0));
         if updated < self.to_update() {
             let revision = &status.update_revision;
             return Some(format!("Waiting: {updated} of {} pods are at revision {revision}...", self.to_update()));
@@ -108,7 +140,7 @@ impl State<'_> {
 
     /// The names that the set's pods shall have.
     fn names(&self) -> impl Iterator<Item = String> + '_ {
-        (0..self.replicas.max(0)).map(|index| format!("{}-{}", self.set, self.start().saturating_add(index)))
+        self.ordinals.iter().map(|ordinal: Ordinal| self.set.pod(ordinal).to_string())
     }
 
     fn to_update(&self) -> usize {
@@ -146,7 +178,7 @@ mod tests {
     }
 
     fn complete() -> Value {
-        json!({"observedGeneration": 2, "replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "updateRevision": "web-b"})
+        json!({"observedGeneration": 2, "replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "updatedReplicas": 2, "updateRevision": "web-b"})
     }
 
     fn pods(pods: &[(&str, &str, &str)]) -> BTreeMap<String, Pod> {
@@ -185,6 +217,53 @@ mod tests {
         assert_eq!(waiting(&set(complete()), &extra), "Waiting for web-2 to be gone...");
         let old = pods(&[("web-0", "True", "web-a"), ("web-1", "True", "web-b")]);
         assert!(waiting(&set(complete()), &old).contains("1 of 2 pods are at revision web-b"));
+    }
+
+    #[test]
+    fn a_missed_deadline_is_a_failure_and_so_is_what_was_reverted() {
+        let all = pods(&[("web-0", "True", "web-b"), ("web-1", "True", "web-b")]);
+        let condition = |reason, status| {
+            let message = "1 of 2 pods are at revision web-b";
+            json!([{"type": "Progressing", "status": status, "reason": reason, "message": message}])
+        };
+        let mut stuck = complete();
+        stuck["conditions"] = condition("ProgressDeadlineExceeded", "False");
+        assert!(
+            matches!(judge(&set(stuck), &all), Progress::Failed(text) if text.contains("missed its progress deadline"))
+        );
+        let mut reverted = complete();
+        (reverted["failedRevision"], reverted["conditions"]) = (json!("web-c"), condition("Complete", "True"));
+        let text = "revision web-c missed its progress deadline; web is back at revision web-b, complete";
+        assert_eq!(judge(&set(reverted.clone()), &all), Progress::Failed(text.to_owned()));
+        let one = pods(&[("web-0", "True", "web-b")]);
+        assert!(
+            waiting(&set(reverted), &one)
+                .starts_with("Revision web-c missed its deadline, going back: Waiting for web-1")
+        );
+    }
+
+    #[test]
+    fn reserved_ordinals_are_not_waited_for() {
+        let mut set = set(complete());
+        let numbering = set.spec.as_mut().unwrap().ordinals.get_or_insert_default();
+        numbering.reserved = vec![pb::objects::IntOrString::int(1)];
+        let all = pods(&[("web-0", "True", "web-b"), ("web-2", "True", "web-b")]);
+        assert!(matches!(judge(&set, &all), Progress::Done(_)));
+    }
+
+    #[test]
+    fn a_pause_and_what_was_overridden_are_waited_for() {
+        let old = pods(&[("web-0", "True", "web-a"), ("web-1", "True", "web-b")]);
+        let mut paused = set(complete());
+        paused.spec.as_mut().unwrap().paused = true;
+        assert_eq!(
+            waiting(&paused, &old),
+            "Waiting: 1 of 2 pods are at revision web-b... The rollout is paused; `berth rollout resume sts/web` goes on with it"
+        );
+        let mut overridden = complete();
+        overridden["updatedReplicas"] = json!(1);
+        let all = pods(&[("web-0", "True", "web-b"), ("web-1", "True", "web-b")]);
+        assert!(waiting(&set(overridden), &all).contains("1 of 2 pods are at revision web-b"));
     }
 
     #[test]

@@ -5,32 +5,25 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 use anyhow::{Context, Result, bail};
 use model::selector::Selector;
 use pb::{
-    Kind, Object,
+    Kind, Object, ObjectExt,
     api::v1::WatchRequest,
     objects::{Pod, StatefulSet},
 };
 
+use super::Which;
 use crate::{
     args::duration,
     client::Client,
+    commands::{watch_of, within},
     follow::{Follow, Told},
-    rollout::{Progress, judge},
-    target,
+    progress::{Progress, judge},
 };
-
-/// Commands about rollouts.
-#[derive(clap::Subcommand, Debug)]
-pub enum Command {
-    /// Follow the rollout of a set until it is complete
-    Status(Args),
-}
 
 /// Flags of `berth rollout status`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The set: `sts web` or `sts/web`
-    #[arg(required = true, value_name = "KIND NAME | KIND/NAME")]
-    what: Vec<String>,
+    #[command(flatten)]
+    which: Which,
     /// How long; for ever if absent
     #[arg(long, value_parser = duration)]
     timeout: Option<Duration>,
@@ -40,14 +33,9 @@ pub struct Args {
 }
 
 /// Follows.
-pub async fn run(client: Client, command: Command) -> Result<ExitCode> {
-    let Command::Status(args) = command;
-    let (kind, name) = target::one(&args.what, Some(Kind::StatefulSet))?;
-    if kind != Kind::StatefulSet {
-        bail!("a {kind} has no rollout, only a StatefulSet");
-    }
-    let set = client.get(kind, &name).await?;
-    let set = StatefulSet::peek(&set).context("the API service answered with an object of another kind")?;
+pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
+    let set = args.which.get(&client).await?;
+    let name = set.name().to_owned();
     let selector = set.spec.as_ref().and_then(|spec| spec.selector.as_ref()).cloned().unwrap_or_default();
     let selector = Selector::of(&selector).with_context(|| format!("the selector of {name}"))?;
     let pods = WatchRequest {
@@ -57,17 +45,13 @@ pub async fn run(client: Client, command: Command) -> Result<ExitCode> {
         ..WatchRequest::default()
     };
     let work = Watching {
-        set: Follow::new(&client, super::watch_of(&client, kind, &name)),
+        set: Follow::new(&client, watch_of(&client, Kind::StatefulSet, &name)),
         pods: Follow::new(&client, pods),
         name: name.clone(),
         known: Known::default(),
     };
-    super::within(
-        args.timeout,
-        &format!("the rollout of {name}; `berth why {name}` may know more"),
-        work.run(args.watch),
-    )
-    .await
+    within(args.timeout, &format!("the rollout of {name}; `berth why {name}` may know more"), work.run(args.watch))
+        .await
 }
 
 struct Watching {
@@ -103,7 +87,7 @@ impl Watching {
                     println!("{text}");
                     return Ok(ExitCode::SUCCESS);
                 }
-                Progress::Impossible(text) => bail!(text),
+                Progress::Failed(text) | Progress::Impossible(text) => bail!(text),
                 Progress::Waiting(text) => {
                     if text != last {
                         println!("{text}");
