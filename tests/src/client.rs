@@ -92,6 +92,43 @@ impl Client {
         }
     }
 
+    /// Waits until the object of this name is as `done` wants it, and gives it.
+    pub async fn until<T: Object + std::fmt::Debug>(
+        &self,
+        name: &str,
+        deadline: Duration,
+        done: impl Fn(&T) -> bool,
+    ) -> Result<T> {
+        let mut last = None;
+        match tokio::time::timeout(deadline, self.watch_until(name, &mut last, done)).await {
+            Ok(object) => Ok(object),
+            Err(_) => bail!("{} {name} is not so after {deadline:?}; it was last {last:#?}", T::KIND),
+        }
+    }
+
+    async fn watch_until<T: Object>(&self, name: &str, last: &mut Option<T>, done: impl Fn(&T) -> bool) -> T {
+        let request = WatchRequest {
+            kind: T::KIND.name().to_owned(),
+            namespace: if T::KIND.namespaced() { NAMESPACE.to_owned() } else { String::new() },
+            field_selector: format!("metadata.name={name}"),
+            ..WatchRequest::default()
+        };
+        loop {
+            // A broken stream begins again with what exists now: nothing is missed that still holds.
+            if let Ok(response) = self.streams.clone().watch(request.clone()).await {
+                let mut stream = response.into_inner();
+                while let Ok(Some(event)) = stream.message().await {
+                    let Some(Ok(object)) = event.object.map(T::from_any) else { continue };
+                    if done(&object) {
+                        return object;
+                    }
+                    *last = Some(object);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Scales a set.
     pub async fn scale(&self, name: &str, replicas: i32) -> Result<()> {
         let request = UpdateScaleRequest {
