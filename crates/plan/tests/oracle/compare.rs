@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use plan::statefulset::Plan;
 
 use crate::{
-    due::{Case, Ordinals},
+    due::Case,
     vector::{Act, Set, Status},
     world::World,
 };
@@ -62,7 +62,7 @@ pub fn compare(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Outco
     let collisions = plan.status.collisions;
     let said = recorded.status.or(recorded.written).cloned();
     let said = said.unwrap_or_else(|| case.status(replaced.recorded + unborn, collisions));
-    let (due, more) = due_status(&case, world, &said, replaced.recorded - replaced.due + unborn);
+    let (due, more) = due_status(&case, world, &said, replaced.recorded + unborn, replaced.due);
     names.extend(more);
     if due != said {
         let at = expected.iter().position(|act| act.op == "delete_rev").unwrap_or(expected.len());
@@ -140,8 +140,7 @@ pub fn compare_until_failure(world: &World<'_>, recorded: &Recorded<'_>, plan: &
 /// The status that a failed sync of Kubernetes wrote, where the recording does not show it.
 pub fn unshown_status(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Status {
     let case = Case::new(world, update_revision(world, recorded, plan));
-    let (_, deleted) = case.replaced(recorded.actions);
-    case.status(deleted, plan.status.collisions)
+    case.status(case.replaced(recorded.actions).count, plan.status.collisions)
 }
 
 /// The revision of the present template, from the recording where it says so.
@@ -150,12 +149,10 @@ fn update_revision(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> i
     said.or(world.status(&plan.status).update_rev).unwrap_or_default()
 }
 
-/// Deletions of outdated pods.
-struct Replaced {
+/// Deletions of outdated pods, counted.
+struct Deletions {
     name: Option<&'static str>,
-    /// How many the recording has.
     recorded: i32,
-    /// How many are due.
     due: i32,
 }
 
@@ -167,55 +164,58 @@ fn replace_as_due(
     plan: &Plan,
     expected: &mut Vec<Act>,
     planned: &mut Vec<Act>,
-) -> Result<Replaced, String> {
-    let (recorded, count) = case.replaced(expected);
-    let (chosen, _) = case.replaced(planned);
-    let count_of = |ordinals: &Ordinals| i32::try_from(ordinals.len()).unwrap_or(i32::MAX);
-    let broken = case.broken();
+) -> Result<Deletions, String> {
+    let recorded = case.replaced(expected);
+    let chosen = case.replaced(planned).pods;
     let Some(mut due) = case.due(&recorded) else {
-        return Err(format!("the recording replaces {recorded:?}, which cannot be"));
+        return Err(format!("the recording replaces {:?}, which cannot be", recorded.pods));
     };
-    if plan.is_obstructed() && chosen.is_subset(&due) && recorded.is_subset(&chosen) {
-        due.clone_from(&chosen);
+    if plan.is_obstructed() && chosen.is_subset(&due.pods) && recorded.pods.is_subset(&chosen) {
+        due.count -= i32::try_from(due.pods.len() - chosen.len()).unwrap_or(0);
+        due.pods.clone_from(&chosen);
     }
-    if chosen != due {
-        return Err(format!("outdated pods: recorded {recorded:?}, due {due:?}, planned {chosen:?}"));
+    if chosen != due.pods {
+        return Err(format!("outdated pods: recorded {:?}, due {:?}, planned {chosen:?}", recorded.pods, due.pods));
     }
-    // With a bound Kubernetes replaces pods that have ended once more; without one the walk stops there in both.
-    let again = count - count_of(&recorded);
-    let bounded = world.gates.max_unavailable && world.set.policy == "Parallel";
-    let due_count = count_of(&due) + if bounded { 0 } else { again };
-    let touched = due != recorded || !due.is_disjoint(&broken);
+    let touched = due.pods != recorded.pods || !due.pods.is_disjoint(&case.broken());
     if touched {
         let replaced =
-            |act: &Act| act.op == "delete_pod" && act.o.is_some_and(|o| due.contains(&o)) && act.name.is_none();
+            |act: &Act| act.op == "delete_pod" && act.o.is_some_and(|o| due.pods.contains(&o)) && act.name.is_none();
         expected.retain(|act| !replaced(act));
         planned.retain(|act| !replaced(act));
     }
-    let name = (touched || due_count != count).then(|| replacing(world));
-    Ok(Replaced { name, recorded: count, due: due_count })
+    let name = (touched || due.count != recorded.count).then(|| replacing(world));
+    Ok(Deletions { name, recorded: recorded.count, due: due.count })
 }
 
 fn replacing(world: &World<'_>) -> &'static str {
     if world.set.policy == "Parallel" { "parallel-replaces-broken-pods-first" } else { "heals-stuck-rollout" }
 }
 
-/// The status that is due where Kubernetes said `said`; `back` deletions of outdated pods were counted there and are not
-/// here.
-fn due_status(case: &Case<'_>, world: &World<'_>, said: &Status, back: i32) -> (Status, Vec<&'static str>) {
+/// The status that is due where Kubernetes said `said` and took `counted` deletions of outdated pods off the current ones,
+/// while `deleted` are due.
+fn due_status(
+    case: &Case<'_>,
+    world: &World<'_>,
+    said: &Status,
+    counted: i32,
+    deleted: i32,
+) -> (Status, Vec<&'static str>) {
     let all = i32::try_from(world.set.replicas).unwrap_or(i32::MAX);
+    let rolling = world.set.strategy.r#type == "RollingUpdate";
+    let ready = [said.updated, said.ready, said.replicas] == [all; 3];
+    let available = [said.updated, said.available, said.replicas] == [all; 3];
     let mut due = said.clone();
     let mut names = Vec::new();
-    let complete = [said.updated, said.available, said.replicas] == [all; 3];
-    let seems_complete = [said.updated, said.ready, said.replicas] == [all; 3];
-    if world.set.strategy.r#type == "OnDelete" && complete {
+    if available {
         (due.current, due.current_rev) = (said.updated, said.update_rev);
-        names.extend((due != *said).then_some("on-delete-completes"));
-    } else if world.set.strategy.r#type == "RollingUpdate" && seems_complete && !complete {
-        (due.current, due.current_rev) = (case.at_current(), Some(case.current()));
+        names.extend((!rolling && due != *said).then_some("on-delete-completes"));
+    } else if rolling && ready {
+        (due.current, due.current_rev) = (case.at_current() - deleted, Some(case.current()));
         names.extend((due != *said).then_some("complete-means-available"));
+    } else {
+        due.current += counted - deleted;
     }
-    due.current += back;
     if due.current < 0 || said.current < 0 {
         names.push("current-not-negative");
         due.current = due.current.max(0);

@@ -13,6 +13,14 @@ use crate::{
 /// Ordinals.
 pub type Ordinals = BTreeSet<u32>;
 
+/// Outdated pods that were deleted.
+pub struct Replaced {
+    /// Those that had not ended.
+    pub pods: Ordinals,
+    /// How many deletions, also of those that had ended and were deleted for that already.
+    pub count: i32,
+}
+
 /// A recorded state, with the revisions that its pods come from and go to.
 pub struct Case<'a> {
     world: &'a World<'a>,
@@ -77,8 +85,7 @@ impl<'a> Case<'a> {
         }
         let replaced = |ordinal: &u32| {
             let Some(pod) = self.pod(*ordinal) else { return false };
-            let ended = pod.phase == "Failed" || pod.phase == "Succeeded";
-            self.outdated(pod) && !ended && *ordinal - self.start() >= self.kept_back(pod)
+            self.outdated(pod) && !has_ended(pod) && *ordinal - self.start() >= self.kept_back(pod)
         };
         if self.in_order() {
             let fine =
@@ -100,23 +107,30 @@ impl<'a> Case<'a> {
         if self.current == self.update { 0 } else { u32::try_from(others).unwrap_or(u32::MAX) }
     }
 
-    /// All outdated pods that Berth replaces where Kubernetes replaced `recorded`; None if what was recorded cannot be
-    /// part of that.
-    pub fn due(&self, recorded: &Ordinals) -> Option<Ordinals> {
+    /// All outdated pods that Berth replaces where Kubernetes replaced `recorded`, and how many deletions that is; None if
+    /// what was recorded cannot be part of that.
+    pub fn due(&self, recorded: &Replaced) -> Option<Replaced> {
         let broken = self.broken();
         let (World { gates, set, .. }, strategy) = (self.world, &self.world.set.strategy);
         if self.in_order() || !gates.max_unavailable || strategy.r#type != "RollingUpdate" || set.deleting {
-            return Some(&broken | recorded);
+            // What ended is deleted again where the classic walk meets it, in both.
+            let again = recorded.count - count_of(&recorded.pods);
+            let pods = &broken | &recorded.pods;
+            return Some(Replaced { count: count_of(&pods) + again, pods });
         }
         let pods: Vec<_> = self.ordinals().filter_map(|ordinal| self.pod(ordinal)).collect();
         let available = pods.iter().filter(|pod| self.available(pod)).count();
         let unavailable = usize::try_from(set.replicas).ok()?.checked_sub(available)?;
         let budget = self.max_unavailable().saturating_sub(unavailable);
         let partition = strategy.partition.filter(|_| strategy.rolling).unwrap_or(0);
-        let from_the_top = pods.iter().rev().filter(|pod| pod.o - self.start() >= partition);
+        let from_the_top = pods.iter().copied().rev().filter(|pod| pod.o - self.start() >= partition);
         let next = from_the_top.filter(|pod| self.available(pod) && self.outdated(pod)).take(budget);
-        let due = &broken | &next.map(|pod| pod.o).collect();
-        recorded.is_subset(&due).then_some(due)
+        // What has ended may have been left Ready: it has its share of the budget, and is deleted already.
+        let (ended, next): (Vec<&Pod>, Vec<&Pod>) = next.partition(|pod| has_ended(pod));
+        let next: Ordinals = next.into_iter().map(|pod| pod.o).collect();
+        let pods = &broken | &next;
+        let count = count_of(&pods) + i32::try_from(ended.len()).unwrap_or(i32::MAX);
+        recorded.pods.is_subset(&pods).then_some(Replaced { pods, count })
     }
 
     fn max_unavailable(&self) -> usize {
@@ -131,23 +145,22 @@ impl<'a> Case<'a> {
         usize::try_from(bound.max(1)).unwrap_or(usize::MAX)
     }
 
-    /// The pods that a recorded sync deleted because they were outdated, and how many such deletions there were: one that
-    /// had ended is deleted twice, the first time because it had.
-    pub fn replaced(&self, actions: &[Act]) -> (Ordinals, i32) {
-        let mut replaced = Ordinals::new();
-        let (mut count, mut ended) = (0, Ordinals::new());
+    /// The pods that a sync deleted because they were outdated. One that had ended is deleted twice, the first time because
+    /// it had.
+    pub fn replaced(&self, actions: &[Act]) -> Replaced {
+        let (mut pods, mut ended) = (Ordinals::new(), Ordinals::new());
+        let mut count = 0;
         for act in actions.iter().filter(|act| act.op == "delete_pod" && act.name.is_none()) {
             let Some(pod) = act.o.and_then(|ordinal| self.pod(ordinal)) else { continue };
-            let terminal = pod.phase == "Failed" || pod.phase == "Succeeded";
-            if terminal && ended.insert(pod.o) {
+            if has_ended(pod) && ended.insert(pod.o) {
                 continue;
             }
             count += 1;
-            if !terminal {
-                replaced.insert(pod.o);
+            if !has_ended(pod) {
+                pods.insert(pod.o);
             }
         }
-        (replaced, count)
+        Replaced { pods, count }
     }
 
     /// Pods that are at the current revision (STAT-5).
@@ -187,4 +200,12 @@ impl<'a> Case<'a> {
     fn count(&self, test: impl Fn(&Pod) -> bool) -> i32 {
         i32::try_from(self.members().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
     }
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    pod.phase == "Failed" || pod.phase == "Succeeded"
+}
+
+fn count_of(pods: &Ordinals) -> i32 {
+    i32::try_from(pods.len()).unwrap_or(i32::MAX)
 }
