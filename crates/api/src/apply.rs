@@ -50,7 +50,10 @@ impl Document {
         let (mut object, warnings) = admission::decode(&manifest, validation)?;
         let kind = place(&mut object, namespace)?;
         let view = view::of_answer(&object);
-        let want = remembered(&manifest);
+        let mut want = remembered(&manifest);
+        if view == View::Apps {
+            model::view::forget(&mut want);
+        }
         let memory = want.to_string();
         let meta = meta_mut(&mut object)?;
         meta.annotations.insert(LAST_APPLIED.to_owned(), memory);

@@ -142,6 +142,20 @@ async fn apps_refuses_what_it_does_not_have(h: &Harness) {
     let expected = ["spec.deletionOrder", "spec.ordinals.reserved", "spec.paused"];
     assert_eq!(fields, expected.map(|field| (format!("statefulset/web: {field}"), true)));
 
+    // Unless it is asked to drop it.
+    let mut manifest = berth();
+    manifest["apiVersion"] = json!("apps/v1");
+    for manifest in [web(), manifest] {
+        let request = ApplyRequest {
+            manifests: vec![manifest.to_string().into_bytes()],
+            field_validation: FieldValidation::Warn.into(),
+            ..Default::default()
+        };
+        let result = h.api().apply(request).await.unwrap().into_inner().results.remove(0);
+        let set = StatefulSet::from_any(result.object.unwrap()).unwrap();
+        assert_eq!((result.outcome == "created", spec(&set).paused), (result.warnings.is_empty(), false));
+    }
+
     h.apply(&[nginx(), web()]).await.unwrap();
     let mut typed = get(h, "").await;
     typed.spec.as_mut().unwrap().paused = true;

@@ -98,6 +98,20 @@ mod tests {
 
     use super::*;
 
+    /// What the documentation shows must work as it is.
+    #[test]
+    fn the_examples_are_valid() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+        let sources = read(&[folder], false).unwrap();
+        assert!(sources.len() >= 2);
+        for source in sources {
+            for document in source.documents {
+                let read = model::decode::manifest(&document, model::decode::Mode::Strict);
+                assert!(read.is_ok(), "{}: {:#?}", source.name, read.err());
+            }
+        }
+    }
+
     #[test]
     fn several_documents_and_lists() {
         let text = "# first\nkind: A\n---\n---\nkind: List\nitems:\n- kind: B\n- kind: C\n---\n# nothing\n";

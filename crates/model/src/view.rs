@@ -132,6 +132,15 @@ pub fn refuse(set: &StatefulSet, errors: &mut Errors) {
     }
 }
 
+/// Takes what Berth adds out of a manifest of the view without it: it was dropped there, and is nobody's wish.
+pub fn forget(manifest: &mut Value) {
+    let Some(spec) = manifest.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    spec.retain(|field, _| !OF_THE_SPEC.contains(&field.as_str()));
+    if let Some(ordinals) = spec.get_mut("ordinals").and_then(Value::as_object_mut) {
+        ordinals.remove(RESERVED);
+    }
+}
+
 /// Adds to `want`, a manifest of the view without them, Berth's fields of the manifest `last`: whoever applies the one
 /// and then again a manifest of the whole view is understood to take back what the latter does not name any more.
 pub fn carry(last: &Value, want: &mut Value) {
@@ -308,5 +317,7 @@ mod tests {
         let mut want = json!({"spec": {"replicas": 5}});
         carry(&last, &mut want);
         assert_eq!(want, json!({"spec": {"replicas": 5, "paused": true, "ordinals": {"reserved": [2]}}}));
+        forget(&mut want);
+        assert_eq!(want, json!({"spec": {"replicas": 5, "ordinals": {}}}));
     }
 }

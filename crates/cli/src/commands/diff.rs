@@ -97,6 +97,10 @@ fn bare(object: &AnyObject) -> Result<Value> {
     if let Some(fields) = json.as_object_mut() {
         fields.remove("status");
     }
+    let templates = json.pointer_mut("/spec/volumeClaimTemplates").and_then(Value::as_array_mut);
+    for template in templates.into_iter().flatten().filter_map(Value::as_object_mut) {
+        template.remove("status");
+    }
     if let Some(meta) = json.get_mut("metadata").and_then(Value::as_object_mut) {
         SERVERS.iter().for_each(|field| drop(meta.remove(*field)));
         if let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
