@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use model::identity::{PodName, SetName};
+use model::{
+    identity::{PodName, SetName},
+    ordinals::Ordinals,
+};
 use pb::{
     Object, ObjectExt,
     api::v1::{WhyReason, WhyResponse},
@@ -17,7 +20,7 @@ use pb::{
 };
 use plan::{
     budget::Budget,
-    statefulset::{Objects, Op, Plan, Snapshot, Wait, WaitReason, plan},
+    statefulset::{Objects, Op, Plan, Snapshot, Wait, WaitReason, conditions, plan},
 };
 
 /// Events that are shown of one pod.
@@ -86,11 +89,32 @@ impl Answer<'_> {
         for wait in &waits {
             self.follow(&wait.pod.clone(), &mut seen);
         }
+        self.degraded();
         let state = format!("statefulset {name} has {available} of {wanted} replicas available");
         match self.reasons.first() {
             Some(first) => format!("{state}: {}", first.message),
             None => state,
         }
+    }
+
+    /// What the controller says is wrong with the set as a whole. An obstacle is among the waits already.
+    fn degraded(&mut self) {
+        let (Some(plan), Some(set)) = (&self.plan, self.facts.set) else { return };
+        let degraded = plan.status.conditions.iter().find(|condition| condition.kind == conditions::DEGRADED);
+        let Some(degraded) = degraded.filter(|condition| condition.holds).cloned() else { return };
+        let name = set.name();
+        let advice = match degraded.reason.as_str() {
+            conditions::DEADLINE_EXCEEDED => format!(
+                "correct the template and apply it, or go back with `berth rollout undo sts/{name}`; pods that are not \
+                 well are replaced by themselves then"
+            ),
+            conditions::ROLLOUT_REVERTED => {
+                format!("correct the template and apply it; `berth rollout history sts/{name}` shows what was tried")
+            }
+            _ => return,
+        };
+        let since = Some(Time::from(degraded.since));
+        self.add(format!("statefulset/{name}"), &degraded.reason, degraded.message, since, advice);
     }
 
     fn about_pod(&mut self, name: &PodName) -> String {
@@ -122,11 +146,8 @@ impl Answer<'_> {
     /// Whether the set has this ordinal.
     fn is_wanted(&self, name: &PodName) -> bool {
         let Some(set) = self.facts.set else { return false };
-        let spec = set.spec.clone().unwrap_or_default();
-        let start = spec.ordinals.map_or(0, |ordinals| ordinals.start);
-        let range = start..start.saturating_add(spec.replicas.unwrap_or(1));
-        let ordinal = SetName::from(set.name()).ordinal_of(name);
-        ordinal.is_some_and(|ordinal| range.contains(&i32::try_from(ordinal.0).unwrap_or(i32::MAX)))
+        let ordinals = Ordinals::of(&set.spec.clone().unwrap_or_default());
+        SetName::from(set.name()).ordinal_of(name).is_some_and(|ordinal| ordinals.contains(ordinal))
     }
 
     /// The first pod that the plan is about to create or delete: a plan that acts says nothing of the pods behind.
@@ -262,7 +283,7 @@ fn since(pod: &Pod, reason: &WaitReason) -> Option<Time> {
         WaitReason::NotReady { .. } | WaitReason::MinReadySeconds { .. } => {
             changed("Ready").or(pod.meta().creation_timestamp)
         }
-        WaitReason::PodTerminating => {
+        WaitReason::PodTerminating | WaitReason::PodLeaving => {
             let grace = pod.meta().deletion_grace_period_seconds.unwrap_or_default();
             pod.meta().deletion_timestamp.map(|end| Time { seconds: end.seconds - grace, nanos: end.nanos })
         }
@@ -276,6 +297,7 @@ fn waits_for(reason: &WaitReason) -> Option<&PodName> {
         WaitReason::PredecessorNotReady { predecessor } => Some(predecessor),
         WaitReason::PeerNotReady { peer } => Some(peer),
         WaitReason::SuccessorNotGone { successor } => Some(successor),
+        WaitReason::OlderNotGone { older } => Some(older),
         WaitReason::DisruptionBudget(refusal) => refusal.unhealthy.first(),
         _ => None,
     }
@@ -293,7 +315,7 @@ fn advice(wait: &Wait, pod: Option<&Pod>, facts: &Facts<'_>) -> String {
         WaitReason::ClaimTerminating { claim } => {
             format!("`berth describe pvc {claim}` says what keeps it; it goes when no pod uses it")
         }
-        WaitReason::PodTerminating if overdue(pod, facts.now) => format!(
+        WaitReason::PodTerminating | WaitReason::PodLeaving if overdue(pod, facts.now) => format!(
             "it should have stopped by now: look at its node; `berth delete pod {name} --grace-period=0` forgets it, \
              which is safe only if nothing of it runs any more"
         ),
@@ -301,6 +323,10 @@ fn advice(wait: &Wait, pod: Option<&Pod>, facts: &Facts<'_>) -> String {
             format!("{}; with spec.budgetPolicy: Ignore the set asks no budget", refusal.advice())
         }
         WaitReason::UpdateOnDelete => format!("`berth delete pod {name}` replaces it"),
+        WaitReason::Paused => match facts.set {
+            Some(set) => format!("`berth rollout resume sts/{}` goes on with the update", set.name()),
+            None => String::new(),
+        },
         WaitReason::UpdateBudget { .. } => {
             "make the unavailable pods ready, or raise updateStrategy.rollingUpdate.maxUnavailable".to_owned()
         }
@@ -479,6 +505,47 @@ mod tests {
         let answer = ask(&Asked::Pod("web-2".into()), &[&first]);
         assert_eq!(answer.summary, "web-2 is not created yet: web-1 comes first", "{answer:#?}");
         assert_eq!(answer.reasons[0].reason, "ControllerDue");
+    }
+
+    #[test]
+    fn a_set_that_went_back_or_missed_its_deadline_says_so_and_what_to_do() {
+        let mut set = set();
+        set.spec.as_mut().unwrap().progress_deadline_seconds = Some(60);
+        let broken = pod("web-0", false);
+        let pods = [&broken];
+        let asked = |set: &StatefulSet| {
+            let now = "2026-01-01T00:00:00Z".parse().unwrap();
+            let facts = Facts {
+                now,
+                set: Some(set),
+                pods: &pods,
+                claims: &[],
+                revisions: &[],
+                services: &[],
+                nodes: &[],
+                budgets: &[],
+                events: &[],
+            };
+            let answer = explain(&Asked::Set, &facts);
+            let last = answer.reasons.last().cloned().unwrap();
+            (last, planned(set, &facts).status)
+        };
+        // The status as the controller writes it, and then nothing moves for a minute.
+        let (_, status) = asked(&set);
+        plan::statefulset::stamp::status(&status, set.status.get_or_insert_default());
+        let stored = set.status.as_mut().unwrap();
+        stored.last_progress_time = Some(Time { seconds: 1_767_225_540, nanos: 0 });
+        let (overdue, status) = asked(&set);
+        assert_eq!((overdue.object.as_str(), overdue.reason.as_str()), ("statefulset/web", "ProgressDeadlineExceeded"));
+        assert!(overdue.advice.contains("`berth rollout undo sts/web`"), "{}", overdue.advice);
+
+        let stored = set.status.as_mut().unwrap();
+        stored.failed_revision = "web-bad".into();
+        stored.complete_revision = status.update_revision.unwrap().to_string();
+        stored.last_progress_time = Some(Time { seconds: 1_767_225_590, nanos: 0 });
+        let (reverted, _) = asked(&set);
+        assert_eq!(reverted.reason, "RolloutReverted");
+        assert!(reverted.message.contains("revision web-bad missed its deadline"), "{}", reverted.message);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use pb::{
-    Kind,
-    api::v1::{DeleteRequest, ListRequest, Propagation},
+    Kind, Object,
+    api::v1::{DeleteRequest, ListRequest, Object as AnyObject, Propagation},
+    objects::StatefulSet,
 };
 use tonic::Code;
 
@@ -17,6 +18,9 @@ use crate::{
     manifest, output,
     target::{self, Target},
 };
+
+/// The finalizer of a set whose pods go in order.
+const ORDERED_DELETION: &str = "berth.dev/ordered-deletion";
 
 /// Flags of `berth delete`.
 #[derive(clap::Args, Debug)]
@@ -173,6 +177,8 @@ async fn delete(client: &Client, args: &Args, one: &Doomed) -> Result<Option<Str
         (false, true) => " by force: if its node still runs it, two of a kind may run",
         (false, false) => "",
     };
+    let in_order = answer.object.as_ref().filter(|object| !answer.gone && goes_in_order(object));
+    let how = if in_order.is_some() { ": its pods go one after the other, the highest ordinal first" } else { how };
     println!("{} {:?} deleted{how}", output::typed(one.kind), one.name);
     Ok(answer.object.filter(|_| !answer.gone).map(|object| object.meta().uid.clone()))
 }
@@ -182,14 +188,61 @@ async fn gone(client: &Client, one: &Doomed, uid: &str) -> Result<()> {
     let mut request = super::watch_of(client, one.kind, &one.name);
     request.namespace.clone_from(&one.namespace);
     let mut follow = Follow::new(client, request);
-    let mut there = false;
+    let (mut there, mut told) = (false, String::new());
     loop {
         match follow.next().await? {
-            Told::Is(object) if object.meta().uid == uid => there = true,
+            Told::Is(object) if object.meta().uid == uid => {
+                there = true;
+                if let Some(text) = leaving(&object).filter(|text| *text != told) {
+                    println!("{text}");
+                    told = text;
+                }
+            }
             Told::Is(_) | Told::Gone(_) => return Ok(()),
             Told::Current if !there => return Ok(()),
             Told::Current => {}
             Told::Anew => there = false,
         }
+    }
+}
+
+/// Whether an object is a set whose pods go in order before it.
+fn goes_in_order(object: &AnyObject) -> bool {
+    object.meta().finalizers.iter().any(|finalizer| finalizer == ORDERED_DELETION)
+}
+
+/// How far a set is whose pods go in order.
+fn leaving(object: &AnyObject) -> Option<String> {
+    let set = StatefulSet::peek(object).filter(|_| goes_in_order(object))?;
+    let status = set.status.clone().unwrap_or_default();
+    let name = &object.meta().name;
+    let left = match status.replicas {
+        1 => "1 pod is left".to_owned(),
+        count => format!("{count} pods are left"),
+    };
+    let blocked = status.blocked_on.and_then(|blocked| Some((blocked.ordinal?, blocked.reason)));
+    Some(match blocked {
+        Some((ordinal, reason)) if reason == "PodLeaving" => format!("{left}, {name}-{ordinal} is stopping"),
+        _ => left,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn it_is_told_how_far_a_set_is_that_goes_in_order() {
+        let set = |finalizers: &[&str], status| {
+            let json = json!({"metadata": {"name": "web", "finalizers": finalizers}, "status": status});
+            AnyObject::from_json(Kind::StatefulSet, json).unwrap()
+        };
+        let stopping = json!({"replicas": 2, "blockedOn": {"ordinal": 1, "reason": "PodLeaving"}});
+        let told = leaving(&set(&[ORDERED_DELETION], stopping.clone()));
+        assert_eq!(told.as_deref(), Some("2 pods are left, web-1 is stopping"));
+        assert_eq!(leaving(&set(&[ORDERED_DELETION], json!({"replicas": 1}))).as_deref(), Some("1 pod is left"));
+        assert_eq!(leaving(&set(&["foregroundDeletion"], stopping)), None);
     }
 }

@@ -139,6 +139,9 @@ fn block(out: &mut String, depth: usize, message: Option<&'static Message>, fiel
             Value::Array(items) if inner.is_some_and(|message| message.name == "Condition") => {
                 conditions(out, depth, items);
             }
+            Value::Object(blocked) if inner.is_some_and(|message| message.name == "StatefulSetBlockedOn") => {
+                aligned(out, depth, width, &title(key), &blocked_on(blocked));
+            }
             Value::Array(items) => {
                 out.push_str(&format!("{}{}:\n", "  ".repeat(depth), title(key)));
                 items.iter().for_each(|item| element(out, depth + 1, inner, item));
@@ -191,6 +194,13 @@ fn conditions(out: &mut String, depth: usize, items: &[Value]) {
     for row in table.to_string().lines() {
         out.push_str(&format!("{}{row}\n", "  ".repeat(depth + 1)));
     }
+}
+
+/// What a set waits for, on one line: the ordinal, why, since when.
+fn blocked_on(blocked: &Map<String, Value>) -> String {
+    let text = |key: &str| blocked.get(key).and_then(Value::as_str).unwrap_or_default();
+    let ordinal = blocked.get("ordinal").map_or("the set".to_owned(), |ordinal| format!("ordinal {ordinal}"));
+    format!("{ordinal}: {} since {}", text("reason"), to_the_second(text("since")))
 }
 
 /// A time without its fraction of a second.
@@ -263,13 +273,14 @@ mod tests {
         let set = json!({
             "metadata": {"name": "web", "namespace": "default", "labels": {"app": "nginx"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"replicas": 3, "podManagementPolicy": "OrderedReady", "selector": {"matchLabels": {"app": "nginx"}}},
-            "status": {"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:30Z"}]},
+            "status": {"blockedOn": {"ordinal": 1, "reason": "NotReady", "since": "2026-01-01T00:00:30.25Z"}, "conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:30Z"}]},
         });
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let text = described(&AnyObject::from_json(Kind::StatefulSet, set).unwrap(), now).unwrap();
         assert!(text.starts_with("Name:               web\nNamespace:          default\nCreated:            2026-01-01T00:00:00Z (60s ago)\nLabels:             app=nginx\nAnnotations:        <none>\n"), "{text}");
         assert!(text.contains("\n  Pod Management Policy:  OrderedReady\n  Replicas:               3\n"), "{text}");
         assert!(text.contains("\n    Match Labels:\n      app:  nginx\n"), "{text}");
+        assert!(text.contains("  Blocked On: ordinal 1: NotReady since 2026-01-01T00:00:30Z\n"), "{text}");
         assert!(text.contains("  Type        Status   Since                  Reason   Message\n"), "{text}");
     }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use pb::{
     Kind,
     api::v1::{Object as AnyObject, object::Object as Variant},
+    objects::Condition,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ pub struct Args {
     /// What: `pod web-0 web-1` or `pod/web-0 sts/web`
     #[arg(required = true, value_name = "KIND NAME... | KIND/NAME")]
     what: Vec<String>,
-    /// For what: `ready`, `deleted` or `condition=NAME`
+    /// For what: `ready`, `deleted`, `condition=NAME` or `condition=NAME=False`
     #[arg(long = "for", default_value = "ready", value_name = "WHAT")]
     until: Until,
     /// How long
@@ -33,7 +34,8 @@ pub struct Args {
 enum Until {
     Ready,
     Deleted,
-    Condition(String),
+    /// The condition, in small letters, and the status that is waited for.
+    Condition(String, &'static str),
 }
 
 impl FromStr for Until {
@@ -44,11 +46,23 @@ impl FromStr for Until {
             "ready" => Ok(Until::Ready),
             "deleted" | "delete" => Ok(Until::Deleted),
             lower => match lower.strip_prefix("condition=") {
-                Some(name) if !name.is_empty() => Ok(Until::Condition(name.to_owned())),
-                _ => Err(format!("{text:?} is not ready, deleted or condition=NAME")),
+                Some(wanted) if !wanted.is_empty() && !wanted.starts_with('=') => condition(wanted),
+                _ => Err(format!("{text:?} is not ready, deleted, condition=NAME or condition=NAME=False")),
             },
         }
     }
+}
+
+/// `available` or `degraded=false`.
+fn condition(wanted: &str) -> Result<Until, String> {
+    let (name, status) = wanted.split_once('=').unwrap_or((wanted, "true"));
+    let status = match status {
+        "true" => "True",
+        "false" => "False",
+        "unknown" => "Unknown",
+        other => return Err(format!("a condition is True, False or Unknown, never {other:?}")),
+    };
+    Ok(Until::Condition(name.to_owned(), status))
 }
 
 /// Waits.
@@ -60,7 +74,8 @@ pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
             let how = match &args.until {
                 Until::Ready => "ready".to_owned(),
                 Until::Deleted => "gone".to_owned(),
-                Until::Condition(condition) => condition.clone(),
+                Until::Condition(condition, "True") => condition.clone(),
+                Until::Condition(condition, status) => format!("{condition} {status}"),
             };
             println!("{} {how}", output::called(target.kind, &name));
         }
@@ -90,10 +105,10 @@ async fn one(client: &Client, kind: Kind, name: &str, until: &Until) -> Result<(
 }
 
 fn is_so(object: &AnyObject, until: &Until) -> Result<bool> {
-    let wanted = match until {
+    let (wanted, status) = match until {
         Until::Deleted => return Ok(false),
-        Until::Ready => "Ready",
-        Until::Condition(name) => name,
+        Until::Ready => ("Ready", "True"),
+        Until::Condition(name, status) => (name.as_str(), *status),
     };
     let going = object.meta().deletion_timestamp.is_some();
     let conditions = match &object.object {
@@ -106,11 +121,42 @@ fn is_so(object: &AnyObject, until: &Until) -> Result<bool> {
         Some(Variant::PersistentVolumeClaim(claim)) if *until == Until::Ready => {
             return Ok(claim.status.as_ref().is_some_and(|status| status.phase == "Bound"));
         }
-        Some(Variant::StatefulSet(set)) => set.status.as_ref().map(|status| &status.conditions),
+        // Until the controller has seen what was asked for last, its conditions speak of what was before.
+        Some(Variant::StatefulSet(set)) => {
+            let seen = set.status.as_ref().filter(|status| status.observed_generation >= object.meta().generation);
+            seen.map(|status| &status.conditions)
+        }
         Some(Variant::Pod(pod)) => pod.status.as_ref().map(|status| &status.conditions),
         Some(Variant::Node(node)) => node.status.as_ref().map(|status| &status.conditions),
         Some(Variant::PersistentVolumeClaim(claim)) => claim.status.as_ref().map(|status| &status.conditions),
         _ => bail!("objects of this kind have no conditions; only --for deleted can be waited for"),
     };
-    Ok(!going && conditions.is_some_and(|conditions| super::holds(conditions, wanted)))
+    let is = |condition: &Condition| condition.r#type.eq_ignore_ascii_case(wanted) && condition.status == status;
+    Ok(!going && conditions.is_some_and(|conditions| conditions.iter().any(is)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn is(set: &AnyObject, until: &str) -> bool {
+        is_so(set, &until.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_condition_of_a_set_counts_once_the_last_change_was_seen() {
+        let set = |observed: i64| {
+            let conditions = json!([{"type": "Available", "status": "True"}, {"type": "Degraded", "status": "False"}]);
+            let status = json!({"observedGeneration": observed, "conditions": conditions});
+            let json = json!({"metadata": {"name": "web", "generation": 2}, "status": status});
+            AnyObject::from_json(Kind::StatefulSet, json).unwrap()
+        };
+        assert!(is(&set(2), "condition=Available"));
+        assert!(is(&set(2), "condition=degraded=False"));
+        assert!(!is(&set(2), "condition=Degraded"));
+        assert!(!is(&set(1), "condition=Available"));
+        assert!("condition=".parse::<Until>().is_err() && "condition=a=b".parse::<Until>().is_err());
+    }
 }

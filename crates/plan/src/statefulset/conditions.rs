@@ -142,6 +142,7 @@ fn remoteness(reason: &WaitReason) -> u8 {
         | WaitReason::PeerNotReady { .. }
         | WaitReason::SuccessorNotGone { .. }
         | WaitReason::OlderNotGone { .. }
+        | WaitReason::DisruptionBudget(_)
         | WaitReason::UpdateBudget { .. } => 1,
         // These wait for people, and for as long as people like.
         WaitReason::UpdateOnDelete | WaitReason::Paused | WaitReason::SetDeleting => 2,
