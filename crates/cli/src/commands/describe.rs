@@ -280,7 +280,7 @@ mod tests {
         assert!(text.starts_with("Name:               web\nNamespace:          default\nCreated:            2026-01-01T00:00:00Z (60s ago)\nLabels:             app=nginx\nAnnotations:        <none>\n"), "{text}");
         assert!(text.contains("\n  Pod Management Policy:  OrderedReady\n  Replicas:               3\n"), "{text}");
         assert!(text.contains("\n    Match Labels:\n      app:  nginx\n"), "{text}");
-        assert!(text.contains("  Blocked On: ordinal 1: NotReady since 2026-01-01T00:00:30Z\n"), "{text}");
+        assert!(text.contains("  Blocked On:          ordinal 1: NotReady since 2026-01-01T00:00:30Z\n"), "{text}");
         assert!(text.contains("  Type        Status   Since                  Reason   Message\n"), "{text}");
     }
 

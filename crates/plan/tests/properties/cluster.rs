@@ -23,6 +23,8 @@ pub type Interrupt<'a> = (usize, &'a mut dyn FnMut(&mut Cluster));
 pub struct Cluster {
     pub now: Timestamp,
     pub set: StatefulSet,
+    /// Images with which no pod ever becomes ready.
+    pub broken: Vec<&'static str>,
     pods: BTreeMap<String, Pod>,
     claims: BTreeMap<String, PersistentVolumeClaim>,
     revisions: BTreeMap<String, ControllerRevision>,
@@ -32,7 +34,8 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(set: StatefulSet) -> Self {
         let (pods, claims, revisions) = Default::default();
-        let mut cluster = Self { now: Timestamp::UNIX_EPOCH, set, pods, claims, revisions, revision: 0 };
+        let mut cluster =
+            Self { now: Timestamp::UNIX_EPOCH, set, broken: vec!["i:9"], pods, claims, revisions, revision: 0 };
         let at = cluster.next();
         let meta = cluster.set.meta_mut();
         (meta.uid, meta.resource_version, meta.generation) = ("S".to_owned(), at, 1);
@@ -194,6 +197,21 @@ impl Cluster {
                 self.set = set;
                 "web".to_owned()
             }
+            Op::RevertTemplate { from, to } => {
+                let template = self.revisions[to.as_str()].data.clone();
+                self.change_set(|set| {
+                    set.spec.get_or_insert_default().template = template;
+                    from.as_str().clone_into(&mut set.status.get_or_insert_default().failed_revision);
+                });
+                "web".to_owned()
+            }
+            Op::ReleaseSet => {
+                let mut set = self.set.clone();
+                set.meta_mut().finalizers.retain(|finalizer| finalizer != stamp::ORDERED_DELETION);
+                self.touch(&mut set);
+                self.set = set;
+                "web".to_owned()
+            }
             other => panic!("nothing in this cluster gives rise to {other:?}"),
         };
         own.insert(written, self.revision);
@@ -272,9 +290,15 @@ impl Cluster {
             self.next();
         } else if status.phase == "Pending" {
             self.report(name, "Running", false);
-        } else if status.phase == "Running" && !ready {
+        } else if status.phase == "Running" && !ready && !self.broken.contains(&image(pod.spec.as_ref())) {
             self.report(name, "Running", true);
         }
+    }
+
+    /// The image that a revision is about: its name in stories.
+    pub fn image_of(&self, revision: &str) -> String {
+        let template = self.revisions.get(revision).and_then(|revision| revision.data.as_ref());
+        image(template.and_then(|template| template.spec.as_ref())).to_owned()
     }
 
     pub fn pod_names(&self) -> Vec<String> {
@@ -319,6 +343,10 @@ impl Cluster {
             });
         }
     }
+}
+
+fn image(spec: Option<&pb::objects::PodSpec>) -> &str {
+    spec.and_then(|spec| spec.containers.first()).map_or("", |container| container.image.as_str())
 }
 
 fn dependent(claim: &PersistentVolumeClaim) -> gc::Dependent {

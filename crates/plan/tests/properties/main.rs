@@ -6,11 +6,12 @@
 
 mod cluster;
 mod previews;
+mod rollouts;
 mod stories;
 
 use check::Actor;
 use cluster::Cluster;
-use pb::objects::StatefulSet;
+use pb::objects::{IntOrString, StatefulSet};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -21,11 +22,19 @@ const ROUNDS: usize = 200;
 struct Shape {
     parallel: bool,
     on_delete: bool,
+    recreate: bool,
     partition: Option<u32>,
-    max_unavailable: Option<u32>,
+    max_unavailable: Option<Bound>,
+    window: Option<u32>,
     delete_with_set: bool,
     delete_when_scaled: bool,
     min_ready: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    Count(u32),
+    Percent(u32),
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +43,11 @@ enum Event {
     Start(u32),
     Template(u32),
     Partition(u32),
+    Pause(bool),
+    /// These ordinals and no others are reserved.
+    Reserve(Vec<u32>),
+    /// This ordinal has an environment of its own.
+    Override(u32, u32),
     DeletePod(u32),
     DeleteClaim(u32),
     Fail(u32),
@@ -48,11 +62,25 @@ enum Event {
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
-    let flags = (any::<bool>(), prop::bool::weighted(0.2), any::<bool>(), any::<bool>());
-    let bounds = (prop::option::of(0..4u32), prop::option::of(1..3u32), prop_oneof![Just(0u32), Just(10)]);
-    (flags, bounds).prop_map(|((parallel, on_delete, delete_with_set, delete_when_scaled), bounds)| {
-        let (partition, max_unavailable, min_ready) = bounds;
-        Shape { parallel, on_delete, partition, max_unavailable, delete_with_set, delete_when_scaled, min_ready }
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let strategy = prop_oneof![6 => Just((false, false)), 2 => Just((true, false)), 2 => Just((false, true))];
+    let bound = prop_oneof![(1..4u32).prop_map(Bound::Count), (1..101u32).prop_map(Bound::Percent)];
+    let bounds = (prop::option::of(0..4u32), prop::option::of(bound), prop::option::weighted(0.3, 1..4u32));
+    let min_ready = prop_oneof![Just(0u32), Just(10)];
+    (flags, strategy, bounds, min_ready).prop_map(|(flags, (on_delete, recreate), bounds, min_ready)| {
+        let (parallel, delete_with_set, delete_when_scaled) = flags;
+        let (partition, max_unavailable, window) = bounds;
+        Shape {
+            parallel,
+            on_delete,
+            recreate,
+            partition,
+            max_unavailable,
+            window,
+            delete_with_set,
+            delete_when_scaled,
+            min_ready,
+        }
     })
 }
 
@@ -64,6 +92,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..3u32).prop_map(Event::Start),
         2 => (0..3u32).prop_map(Event::Template),
         1 => (0..4u32).prop_map(Event::Partition),
+        1 => any::<bool>().prop_map(Event::Pause),
+        1 => prop::collection::vec(ordinal(), 0..3).prop_map(Event::Reserve),
+        1 => (ordinal(), 0..2u32).prop_map(|(ordinal, value)| Event::Override(ordinal, value)),
         2 => ordinal().prop_map(Event::DeletePod),
         1 => ordinal().prop_map(Event::DeleteClaim),
     ];
@@ -88,18 +119,23 @@ fn set(shape: &Shape) -> StatefulSet {
     let keep = |delete: bool| if delete { "Delete" } else { "Retain" };
     let mut rolling = serde_json::Map::new();
     rolling.extend(shape.partition.map(|partition| ("partition".to_owned(), json!(partition))));
-    rolling.extend(shape.max_unavailable.map(|bound| ("maxUnavailable".to_owned(), json!(bound))));
-    let strategy = match (shape.on_delete, rolling.is_empty()) {
-        (true, _) => json!({"type": "OnDelete"}),
-        (false, true) => json!({"type": "RollingUpdate"}),
-        (false, false) => json!({"type": "RollingUpdate", "rollingUpdate": rolling}),
+    rolling.extend(shape.max_unavailable.map(|bound| match bound {
+        Bound::Count(count) => ("maxUnavailable".to_owned(), json!(count)),
+        Bound::Percent(percent) => ("maxUnavailable".to_owned(), json!(format!("{percent}%"))),
+    }));
+    let strategy = match (shape.on_delete, shape.recreate, rolling.is_empty()) {
+        (true, ..) => json!({"type": "OnDelete"}),
+        (_, true, _) => json!({"type": "Recreate"}),
+        (_, _, true) => json!({"type": "RollingUpdate"}),
+        (_, _, false) => json!({"type": "RollingUpdate", "rollingUpdate": rolling}),
     };
     let set = json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "web", "namespace": "ns"},
+        "apiVersion": "berth/v1", "kind": "StatefulSet", "metadata": {"name": "web", "namespace": "ns"},
         "spec": {
             "replicas": 3, "serviceName": "web", "selector": {"matchLabels": {"app": "web"}},
             "podManagementPolicy": if shape.parallel { "Parallel" } else { "OrderedReady" },
             "updateStrategy": strategy, "minReadySeconds": shape.min_ready, "revisionHistoryLimit": 1,
+            "maxConcurrentStart": shape.window,
             "persistentVolumeClaimRetentionPolicy": {
                 "whenDeleted": keep(shape.delete_with_set), "whenScaled": keep(shape.delete_when_scaled),
             },
@@ -129,6 +165,18 @@ fn happen(cluster: &mut Cluster, event: &Event) {
         Event::Partition(at) => spec(cluster, &|spec| {
             let rolling = spec.update_strategy.get_or_insert_default().rolling_update.as_mut();
             rolling.into_iter().for_each(|rolling| rolling.partition = i32::try_from(*at).ok());
+        }),
+        Event::Pause(paused) => spec(cluster, &|spec| spec.paused = *paused),
+        Event::Reserve(ordinals) => spec(cluster, &|spec| {
+            let reserved = ordinals.iter().map(|ordinal| IntOrString::text(ordinal.to_string()));
+            spec.ordinals.get_or_insert_default().reserved = reserved.collect();
+        }),
+        Event::Override(ordinal, value) => spec(cluster, &|spec| {
+            let own = json!({
+                "ordinals": [ordinal],
+                "containers": [{"name": "c", "env": [{"name": "OWN", "value": value.to_string()}]}],
+            });
+            spec.overrides = vec![serde_json::from_value(own).expect("the override above is one")];
         }),
         Event::DeletePod(o) => cluster.commit(Actor::User, |cluster| cluster.terminate(&pod(o))),
         Event::DeleteClaim(o) => cluster.commit(Actor::User, |cluster| cluster.delete_claim(&format!("data-web-{o}"))),
@@ -185,6 +233,18 @@ proptest! {
         let plan = cluster.plan();
         prop_assert!(plan.actions.is_empty(), "a settled set writes nothing: {:?}", plan.actions);
         prop_assert!(!plan.is_obstructed());
+
+        // What a pause holds back comes when it ends: everything from the partition on.
+        happen(&mut cluster, &Event::Pause(false));
+        settle(&mut cluster);
+        let set = cluster.snapshot().set;
+        let kept_back = match set.strategy {
+            plan::statefulset::Strategy::Rolling { partition, .. } => partition.unwrap_or(0).min(set.ordinals.count),
+            plan::statefulset::Strategy::OnDelete => set.ordinals.count,
+            plan::statefulset::Strategy::Recreate => 0,
+        };
+        let updated = u32::try_from(cluster.plan().status.updated).unwrap_or(0);
+        prop_assert!(updated + kept_back >= set.ordinals.count, "{updated} updated, {kept_back} kept back");
     }
 
     #[test]
