@@ -43,7 +43,8 @@ pub struct Budget {
     pub unhealthy: Unhealthy,
     /// Pods that its selector matches, in the order of their names.
     pub pods: Vec<Counted>,
-    /// Pods that there should be: `replicas` of each set that controls one of `pods`, and the pods without a set.
+    /// Pods that there should be: `replicas` of each set whose template the selector matches or that controls one of
+    /// `pods`, and the pods without a set.
     pub wanted: u32,
 }
 
@@ -204,7 +205,9 @@ impl Budget {
                 "AlwaysAllow" => Unhealthy::AlwaysAllow,
                 _ => Unhealthy::IfHealthyBudget,
             },
-            wanted: wanted(matching.values().copied(), sets),
+            wanted: wanted(matching.values().copied(), sets, |set| {
+                set.namespace() == budget.namespace() && selector.as_ref().is_some_and(|s| selects_template(s, set))
+            }),
             pods: matching.values().map(|pod| Counted::of(pod)).collect(),
         }
     }
@@ -318,23 +321,32 @@ impl Counted {
     }
 }
 
-/// The pods that there should be.
-fn wanted<'a>(pods: impl Iterator<Item = &'a Pod>, sets: &[&StatefulSet]) -> u32 {
+/// The pods that there should be. A set whose pods are all away for the moment counts too: otherwise a budget would
+/// demand less and less the more pods are missing.
+fn wanted<'a>(pods: impl Iterator<Item = &'a Pod>, sets: &[&StatefulSet], meant: impl Fn(&StatefulSet) -> bool) -> u32 {
     let controller = |pod: &Pod| {
         let owner = pod.meta().owner_references.iter().find(|owner| owner.controller == Some(true));
         owner.and_then(|owner| sets.iter().find(|set| set.uid() == owner.uid).copied())
     };
-    let (mut replicas, mut alone) = (BTreeMap::new(), 0_u32);
+    let size = |set: &StatefulSet| {
+        let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        u32::try_from(replicas).unwrap_or(0)
+    };
+    let meant = sets.iter().filter(|set| !set.is_terminating() && meant(set));
+    let mut replicas: BTreeMap<&str, u32> = meant.map(|set| (set.uid(), size(set))).collect();
+    let mut alone = 0_u32;
     for pod in pods {
         match controller(pod) {
-            Some(set) => {
-                let count = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-                replicas.insert(set.uid(), u32::try_from(count).unwrap_or(0));
-            }
+            Some(set) => drop(replicas.insert(set.uid(), size(set))),
             None => alone = alone.saturating_add(1),
         }
     }
     replicas.values().fold(alone, |sum, count| sum.saturating_add(*count))
+}
+
+fn selects_template(selector: &Selector, set: &StatefulSet) -> bool {
+    let template = set.spec.as_ref().and_then(|spec| spec.template.as_ref()).and_then(|t| t.metadata.as_ref());
+    template.is_some_and(|meta| selector.matches(&meta.labels))
 }
 
 /// Whether every budget lets a pod go when `leaving` go anyway: on what grounds, or which budget does not.
@@ -377,3 +389,6 @@ impl fmt::Display for Refusal {
         write!(f, "disruption budget {budget} ({demand}) needs {desired} of {expected} pods healthy and has {healthy}")
     }
 }
+
+#[cfg(test)]
+mod tests;
