@@ -4,13 +4,15 @@ use check::Actor;
 use pb::objects::StatefulSet;
 use plan::statefulset::Op;
 
-use crate::{Event, Shape, cluster::Cluster, happen, set, settle};
+use crate::{Bound, Event, Shape, cluster::Cluster, happen, set, settle};
 
 pub const PLAIN: Shape = Shape {
     parallel: false,
     on_delete: false,
+    recreate: false,
     partition: None,
     max_unavailable: None,
+    window: None,
     delete_with_set: false,
     delete_when_scaled: false,
     min_ready: 0,
@@ -61,7 +63,7 @@ fn a_set_that_is_scaled_up_again_after_the_plan_loses_nothing() {
 
 #[test]
 fn an_update_with_a_budget_of_two_takes_two_at_once() {
-    let mut cluster = settled(&Shape { max_unavailable: Some(2), ..PLAIN });
+    let mut cluster = settled(&Shape { max_unavailable: Some(Bound::Count(2)), ..PLAIN });
     happen(&mut cluster, &Event::Template(1));
     happen(&mut cluster, &Event::Sync);
     assert_eq!(cluster.terminating(), 2);
