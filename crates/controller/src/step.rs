@@ -7,8 +7,8 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
-use plan::statefulset::{Action, Op, Plan};
-use store::{Guard, Store};
+use plan::statefulset::{Action, Guard, Op, Plan};
+use store::Store;
 
 use crate::{
     apply::Apply,
@@ -34,7 +34,7 @@ pub struct Surroundings {
     /// Time and identities.
     pub host: Arc<dyn Host>,
     /// The leader's election key, compared by every transaction.
-    pub fence: Option<Guard>,
+    pub fence: Option<store::Guard>,
 }
 
 /// Whether a step may write the set's status. Statuses are not on the way of an ordinal: while a set moves, changes
@@ -131,7 +131,13 @@ pub async fn act(observed: &Observed, plan: &Plan, status: StatusPolicy, around:
     done
 }
 
-/// Whether actions do not depend on each other.
+/// Whether actions do not depend on each other. Those that rest on other pods go one after the other: should one fail,
+/// what comes after it in the order of ordinals is not done either (I7, I9).
 fn are_neighbours(first: &Action, next: &Action) -> bool {
-    matches!((&first.op, &next.op), (Op::CreatePod(_), Op::CreatePod(_)) | (Op::DeletePod { .. }, Op::DeletePod { .. }))
+    let rests_on_others = |action: &Action| action.guards.iter().any(|guard| matches!(guard, Guard::PodsUnchanged(_)));
+    let alike = matches!(
+        (&first.op, &next.op),
+        (Op::CreatePod(_), Op::CreatePod(_)) | (Op::DeletePod { .. }, Op::DeletePod { .. })
+    );
+    alike && !rests_on_others(first) && !rests_on_others(next)
 }

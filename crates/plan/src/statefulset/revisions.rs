@@ -46,11 +46,11 @@ impl Revisions {
     }
 }
 
-/// Finds the current and the update revision; adopts orphans, makes or renumbers what is missing.
+/// Finds the current and the update revision; adopts orphans, makes or renumbers what is missing, unless the set is going.
 pub(super) fn find(snapshot: &Snapshot) -> (Revisions, Vec<Action>) {
     let set = &snapshot.set;
     let history = history(snapshot);
-    let mut actions = if set.deleting { Vec::new() } else { adopt(snapshot, &history) };
+    let mut actions = adopt(snapshot, &history);
 
     let mut collisions = set.status.collisions.unwrap_or(0);
     let next = history.last().map_or(1, |newest| newest.number.saturating_add(1));
@@ -73,6 +73,11 @@ pub(super) fn find(snapshot: &Snapshot) -> (Revisions, Vec<Action>) {
             name
         }
     };
+
+    if set.deleting {
+        // Its revisions are being collected: one that is made now goes too, for as long as the set is there.
+        actions.clear();
+    }
 
     let stored = |revision: &&RevisionView| Some(&revision.name) == set.status.current_revision.as_ref();
     let current = history.iter().copied().find(stored).map_or(&update, |revision| &revision.name).clone();
