@@ -42,6 +42,8 @@ enum Command {
     Describe(describe::Args),
     /// Delete objects
     Delete(delete::Args),
+    /// Ask for pods to go as far as disruption budgets allow it
+    Evict(evict::Args),
     /// Say how many replicas a set shall have, or take one ordinal out of it
     Scale(scale::Args),
     /// Show the output of a container
@@ -91,6 +93,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Get(args) => get::run(client()?, args).await,
         Command::Describe(args) => describe::run(client()?, args).await,
         Command::Delete(args) => delete::run(client()?, args).await,
+        Command::Evict(args) => evict::run(client()?, args).await,
         Command::Scale(args) => scale::run(client()?, args).await,
         Command::Logs(args) => logs::run(client()?, args).await,
         Command::Exec(args) => exec::run(client()?, args).await,
@@ -140,6 +143,9 @@ mod tests {
             "berth apply -f a.yaml -f - --dry-run --validate=warn",
             "berth delete sts/web --cascade=orphan --wait=false",
             "berth delete pod web-0 --grace-period 0",
+            "berth evict web-0 web-1 --dry-run --grace-period 5",
+            "berth evict --wait web-0",
+            "berth evict pod/web-0 --wait=60s",
             "berth scale sts web --replicas 3",
             "berth scale --replicas=3 sts/web",
             "berth exec web-0 -c nginx -- sh -c 'exit 3'",
