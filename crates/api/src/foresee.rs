@@ -13,7 +13,16 @@ use plan::{
     statefulset::{Objects, Snapshot, preview},
 };
 
-use crate::{Shared, caches::Stored, error::Result};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    Shared,
+    caches::Stored,
+    error::{Error, Result},
+};
+
+/// Replicas of a set up to which its pods are foreseen: each step is a plan over all of them.
+const LARGEST: i32 = 2000;
 
 fn typed<T: Object>(stored: &[Arc<Stored>]) -> Vec<&T> {
     stored.iter().filter_map(|stored| stored.typed()).collect()
@@ -25,6 +34,10 @@ pub type Foreseen = (Vec<ForeseenStep>, String);
 impl Shared {
     /// Foresees what the controller would do if `set` were stored as it is here.
     pub async fn foresee(&self, set: &StatefulSet) -> Result<Foreseen> {
+        let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        if replicas > LARGEST {
+            return Ok((Vec::new(), format!("not foreseen: the set has {replicas} replicas, more than {LARGEST}")));
+        }
         let namespace = set.namespace();
         let (pods, _) = self.caches.list(Kind::Pod, namespace).await?;
         let (sets, _) = self.caches.list(Kind::StatefulSet, namespace).await?;
@@ -47,7 +60,10 @@ impl Shared {
             service_exists: service.is_empty() || typed::<Service>(&services).iter().any(|one| one.name() == service),
             budgets: &budgets,
         };
-        let seen = preview(&Snapshot::of(Timestamp::now(), objects));
+        let snapshot = Snapshot::of(Timestamp::now(), objects);
+        let seen = spawn_blocking(move || preview(&snapshot)).await;
+        let seen =
+            seen.map_err(|error| Error::Bug(format!("foreseeing what becomes of {} failed: {error}", set.name())))?;
         let step = |step: &plan::statefulset::Foreseen| ForeseenStep {
             pod: step.pod.to_string(),
             action: step.what.as_str().to_owned(),

@@ -288,6 +288,11 @@ async fn a_dry_run_tells_what_would_become_of_the_pods(h: &Harness) {
     assert_eq!((fresh.outcome.as_str(), fresh.before.is_none()), ("created", true));
     assert_eq!(steps(&fresh), ["create web-0", "create web-1", "create web-2"]);
 
+    let mut huge = web();
+    (huge["spec"]["replicas"], huge["spec"]["podManagementPolicy"]) = (json!(i32::MAX), json!("Parallel"));
+    let huge = h.api().apply(apply(huge)).await.unwrap().into_inner().results.remove(0);
+    assert!(huge.foreseen.is_empty() && huge.held_back.starts_with("not foreseen"), "{}", huge.held_back);
+
     // All three run at revision 1.
     let revision = roll(h, 1, "nginx:1").await;
     let set = get(h, "").await;
