@@ -164,7 +164,7 @@ struct Deletions {
 }
 
 /// Takes the deletions of outdated pods off both lists where others are due than were recorded, or in another order. The
-/// plan must have exactly those that are due; beside an obstacle, at which both stop, it may have fewer.
+/// plan must have exactly those that are due; beside an obstacle, at which both stop before the update, it may have fewer.
 fn replace_as_due(
     case: &Case<'_>,
     world: &World<'_>,
@@ -178,7 +178,7 @@ fn replace_as_due(
         return Err(format!("the recording replaces {:?}, which cannot be", recorded.pods));
     };
     if plan.is_obstructed() && chosen.is_subset(&due.pods) && recorded.pods.is_subset(&chosen) {
-        due.count -= i32::try_from(due.pods.len() - chosen.len()).unwrap_or(0);
+        due.count = i32::try_from(chosen.len()).unwrap_or(i32::MAX);
         due.pods.clone_from(&chosen);
     }
     if chosen != due.pods {
