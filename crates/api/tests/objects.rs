@@ -22,6 +22,7 @@ over_both_stores!(
     a_forgotten_revision_is_told,
     pods_stop_before_they_go,
     sets_go_as_asked,
+    a_set_whose_pods_go_in_order_stays_until_they_have,
     scale_changes_replicas_alone,
     why_names_what_holds_a_pod_up,
     no_accepted_update_is_lost,
@@ -287,6 +288,30 @@ async fn sets_go_as_asked(h: &Harness) {
         h.api().update(update).await.unwrap();
         assert_eq!(h.get::<StatefulSet>("web").await.unwrap_err().code(), Code::NotFound);
     }
+}
+
+async fn a_set_whose_pods_go_in_order_stays_until_they_have(h: &Harness) {
+    let mut manifest = web();
+    (manifest["apiVersion"], manifest["spec"]["deletionOrder"]) = (json!("berth/v1"), json!("Ordered"));
+    h.apply(&[nginx(), manifest.clone()]).await.unwrap();
+    let ask = async |propagation: Propagation| {
+        let (kind, name, propagation) = ("sts".into(), "web".into(), propagation.into());
+        let request = DeleteRequest { kind, name, propagation, ..Default::default() };
+        let response = h.api().delete(request).await.unwrap().into_inner();
+        assert!(!response.gone);
+        response.object.unwrap().meta().clone()
+    };
+    let first = ask(Propagation::Background).await;
+    assert_eq!(first.finalizers, ["berth.dev/ordered-deletion"]);
+    assert_eq!(ask(Propagation::Background).await, first, "asking twice changes nothing");
+    assert_eq!(ask(Propagation::Foreground).await.finalizers, ["berth.dev/ordered-deletion", "foregroundDeletion"]);
+    // Applying a manifest in between neither saves the set nor frees it.
+    manifest["spec"]["deletionOrder"] = json!("Parallel");
+    h.apply(&[manifest]).await.unwrap();
+    let set = h.get::<StatefulSet>("web").await.unwrap();
+    assert!(set.is_terminating() && set.meta().finalizers.len() == 2);
+    // Whoever wants the pods to stay wants no order.
+    assert_eq!(ask(Propagation::Orphan).await.finalizers, ["orphan"]);
 }
 
 async fn scale_changes_replicas_alone(h: &Harness) {
