@@ -9,13 +9,21 @@ use serde_json::{Value, json};
 
 fn web() -> Value {
     json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "apiVersion": "berth/v1", "kind": "StatefulSet",
         "metadata": {"name": "web", "labels": {"tier": "db"}},
         "spec": {
             "replicas": 3,
             "serviceName": "nginx",
             "selector": {"matchLabels": {"app": "nginx"}},
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}},
+            "ordinals": {"start": 1, "reserved": [3, "5-7"]},
+            "progressDeadlineSeconds": 600,
+            "autoRevert": true,
+            "overrides": [{
+                "ordinals": ["1-2"],
+                "containers": [{"name": "nginx", "resources": {"limits": {"cpu": "2"}}}],
+                "volumeClaims": [{"name": "www", "storage": "2Gi"}],
+            }],
             "template": {
                 "metadata": {"labels": {"app": "nginx"}},
                 "spec": {
@@ -99,6 +107,20 @@ fn mistakes() -> Vec<(&'static str, &'static str, Value, &'static str)> {
             "spec.template.spec.containers[0].volumeMounts[1].name",
         ),
         ("/spec/template/spec/containers/1", "name", json!("nginx"), "spec.template.spec.containers[1].name"),
+        ("/spec", "deletionOrder", json!("Sideways"), "spec.deletionOrder"),
+        ("/spec", "maxConcurrentStart", json!(0), "spec.maxConcurrentStart"),
+        ("/spec", "progressDeadlineSeconds", json!(-1), "spec.progressDeadlineSeconds"),
+        ("/spec", "budgetPolicy", json!(true), "spec.budgetPolicy"),
+        ("/spec/ordinals/reserved", "1", json!("7-5"), "spec.ordinals.reserved[1]"),
+        ("/spec/overrides/0/ordinals", "0", json!("x"), "spec.overrides[0].ordinals[0]"),
+        ("/spec/overrides/0/containers/0", "name", json!("ngnix"), "spec.overrides[0].containers[0].name"),
+        (
+            "/spec/overrides/0/containers/0/resources/limits",
+            "cpu",
+            json!("lots"),
+            "spec.overrides[0].containers[0].resources.limits[cpu]",
+        ),
+        ("/spec/overrides/0/volumeClaims/0", "storage", json!(null), "spec.overrides[0].volumeClaims[0].storage"),
         (claim, "accessModes", json!([]), "spec.volumeClaimTemplates[0].spec.accessModes"),
         (claim, "volumeMode", json!("Block"), "spec.volumeClaimTemplates[0].spec.volumeMode"),
         (
@@ -113,9 +135,18 @@ fn mistakes() -> Vec<(&'static str, &'static str, Value, &'static str)> {
 fn planted(planted: &[(&str, &str, Value, &str)]) -> Value {
     let mut manifest = web();
     for (parent, field, value, _) in planted {
-        manifest.pointer_mut(parent).unwrap()[*field] = value.clone();
+        write(&mut manifest, parent, field, value.clone());
     }
     manifest
+}
+
+/// Writes a field of an object, or an element of a list.
+fn write(manifest: &mut Value, parent: &str, field: &str, value: Value) {
+    let parent = manifest.pointer_mut(parent).unwrap();
+    match field.parse::<usize>() {
+        Ok(index) => parent[index] = value,
+        Err(_) => parent[field] = value,
+    }
 }
 
 #[test]
@@ -130,7 +161,7 @@ fn each_mistake_alone_gives_one_error() {
 
 proptest! {
     #[test]
-    fn every_planted_mistake_is_named(chosen in subsequence(mistakes(), 1..=25)) {
+    fn every_planted_mistake_is_named(chosen in subsequence(mistakes(), 1..=34)) {
         let errors = decode::manifest(&planted(&chosen), Mode::Strict).expect_err("mistakes were planted");
         for (_, _, _, path) in &chosen {
             prop_assert!(errors.iter().any(|e| e.path.as_str() == *path), "{path} is not among {errors:#?}");
@@ -170,7 +201,7 @@ proptest! {
     fn no_json_panics(pointer in proptest::sample::select(mistakes()), junk in junk()) {
         let (parent, field, _, _) = pointer;
         let mut manifest = web();
-        manifest.pointer_mut(parent).expect("the place")[field] = junk;
+        write(&mut manifest, parent, field, junk);
         drop(decode::manifest(&manifest, Mode::Warn));
     }
 }

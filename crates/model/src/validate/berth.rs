@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pb::objects::{ContainerOverride, IntOrString, PodSpec, StatefulSetOverride, StatefulSetSpec, VolumeClaimOverride};
+use pb::objects::{
+    Container, ContainerOverride, IntOrString, PodSpec, StatefulSetOverride, StatefulSetSpec, VolumeClaimOverride,
+};
 use serde_json::Value;
 
 use super::{container, meta, resources};
@@ -214,6 +216,14 @@ fn together(spec: &StatefulSetSpec, template: &PodSpec, path: &FieldPath, errors
     let ends = spec.overrides.iter().flat_map(|one| &one.ordinals).filter_map(|item| OrdinalRanges::range(item).ok());
     let edges: BTreeSet<u32> = ends.flat_map(|(first, last)| [first.0, last.0.saturating_add(1)]).collect();
     let ordinals: Vec<_> = spec.overrides.iter().map(|one| OrdinalRanges::of(&one.ordinals)).collect();
+    // What is wrong with the template itself is told there.
+    let is_troubled = |container: &&Container| {
+        let (mut own, amounts) = (Errors::default(), container.resources.clone().unwrap_or_default());
+        resources::within(&amounts.requests, &amounts.limits, path, &mut own);
+        !own.is_empty()
+    };
+    let containers = template.init_containers.iter().chain(&template.containers);
+    let troubled: Vec<_> = containers.filter(is_troubled).map(|container| container.name.as_str()).collect();
     for ordinal in edges.into_iter().map(Ordinal) {
         // The last override that changes a container's resources is where the mistake is told.
         let mut last = BTreeMap::new();
@@ -231,7 +241,9 @@ fn together(spec: &StatefulSetSpec, template: &PodSpec, path: &FieldPath, errors
         let mut pod = template.clone();
         overrides::pod(spec, ordinal, &mut pod);
         for container in pod.init_containers.iter().chain(&pod.containers) {
-            if let (Some(path), Some(amounts)) = (last.get(container.name.as_str()), &container.resources) {
+            if let (Some(path), Some(amounts)) = (last.get(container.name.as_str()), &container.resources)
+                && !troubled.contains(&container.name.as_str())
+            {
                 resources::within(&amounts.requests, &amounts.limits, path, errors);
             }
         }
