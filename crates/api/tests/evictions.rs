@@ -130,7 +130,7 @@ async fn every_budget_of_a_pod_must_allow(h: &Harness) {
     budget(h, "strict", json!({"maxUnavailable": 0})).await;
     let refused = evict(h, "db-0").await.unwrap_err();
     assert!(refused.message().contains("budget strict (maxUnavailable 0) needs 2 of 2"), "{}", refused.message());
-    assert!(refused.message().contains("change strict to let one go"), "{}", refused.message());
+    assert!(refused.message().contains("raise maxUnavailable of strict"), "{}", refused.message());
     budget(h, "strict", json!({"maxUnavailable": "50%"})).await;
     assert_eq!(code(evict(h, "db-0").await), None);
     assert_eq!(code(evict(h, "db-1").await), Some(Code::ResourceExhausted));

@@ -169,7 +169,10 @@ impl Refusal {
                 format!("when {} ready again it goes on; `berth why {first}` says what holds that up", is_or_are(&down))
             }
             _ if numbers.healthy < numbers.expected => "it goes on when the pods that are missing are ready".to_owned(),
-            _ => format!("the budget lets no pod go even while all are healthy: change {budget} to let one go"),
+            (Demand::MinAvailable(_), _) => {
+                format!("all pods are healthy and none may go: lower minAvailable of {budget}")
+            }
+            _ => format!("all pods are healthy and none may go: raise maxUnavailable of {budget}"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Writes the status of budgets. A budget whose status is right is not written to.
 
+use std::time::Duration;
+
 use pb::{Object, objects::*};
 use plan::budget::Budget;
 use runtime::queue::Queue;
@@ -13,10 +15,14 @@ use crate::{
     write::{Draft, Fault},
 };
 
+/// For how long changes are gathered: a disruption compares the budget, so each write is in the way of those that are
+/// decided at the moment.
+const GATHERED: Duration = Duration::from_millis(100);
+
 /// Keeps the status of all budgets right until dropped.
 pub async fn run(caches: Caches, around: Surroundings) {
     let queue = Queue::new();
-    let due = |budget: &PodDisruptionBudget| queue.add(Key::of(budget));
+    let due = |budget: &PodDisruptionBudget| queue.add_after(Key::of(budget), GATHERED);
     tokio::join!(follow(&caches, due), work(&caches, &around, &queue));
 }
 
