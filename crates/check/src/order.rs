@@ -1,62 +1,115 @@
-//! OrderedReady: one after the other, upwards and downwards.
+//! OrderedReady: one after the other, upwards and downwards. And a set that is deleted in order.
 
 use std::collections::BTreeMap;
 
 use model::identity::Ordinal;
-use pb::{ObjectExt, objects::StatefulSet};
+use pb::{
+    Object, ObjectExt,
+    objects::{Pod, StatefulSet},
+};
 
 use crate::{
     Findings,
-    update::is_outdated,
-    world::{Actor, Key, Step, in_order, in_range, key, ordinal, ordinals, spec, strategy, title},
+    world::{
+        Actor, Key, ORDERED, Step, changed, goes_in_order, has_finalizer, in_order, in_range, key, ordinal, range,
+        spec, title, window,
+    },
 };
 
-/// A pod is created only when every lower ordinal of the range is available, but for as many as may start beside it
-/// (`maxConcurrentStart`), and not more than those in one commit.
+/// A pod is created when fewer lower ordinals of the range than the window are missing or not available: with a window of
+/// one, all of them are there. No second one comes in the same commit. That a wider window is filled from below is not
+/// looked at: a lower ordinal may have been obstructed when it was decided.
 pub(crate) fn created_in_order(step: &Step<'_>, findings: &mut Findings) {
-    let mut created: BTreeMap<Key, usize> = BTreeMap::new();
+    let mut created: BTreeMap<Key, u32> = BTreeMap::new();
     for pod in step.created_pods() {
-        let Some(set) = step.after.set_of(pod).filter(|set| in_order(set)) else { continue };
+        let Some(set) = step.after.set_of(pod) else { continue };
+        if set.is_terminating() {
+            findings.add(title(pod), "was created although its set is being deleted");
+        }
         let Some(due) = ordinal(set, pod) else { continue };
+        if step.by == Actor::SetController && !in_range(set, due) {
+            findings.add(title(pod), "was created although it is out of range");
+        }
+        if !in_order(set) {
+            continue;
+        }
         *created.entry(key(set)).or_default() += 1;
         let before = step.before.pods_of(set);
-        let ordinals = ordinals(set);
-        let ready = |lower: &Ordinal| before.get(lower).is_some_and(|pod| step.before.is_available(set, pod));
-        let mut behind = ordinals.iter().take_while(|lower| *lower < due).filter(|lower| !ready(lower));
-        if let Some(lower) = behind.nth(window(set) - 1) {
-            findings.add(title(pod), format!("was created while ordinal {lower} was not available"));
+        let lower: Vec<_> = range(set).into_iter().filter(|lower| *lower < due).collect();
+        let available = |lower: &Ordinal| before.get(lower).is_some_and(|pod| step.before.is_available(set, pod));
+        let waiting: Vec<_> = lower.iter().filter(|lower| !available(lower)).collect();
+        if let Some(lowest) = waiting.first().filter(|_| waiting.len() >= window(set)) {
+            findings.add(title(pod), format!("was created while ordinal {lowest} was not available"));
         }
     }
-    let too_many = |(key, count): &(Key, usize)| step.after.sets.get(key).is_some_and(|set| *count > window(set));
-    for ((namespace, name), count) in created.into_iter().filter(too_many) {
+    for ((namespace, name), count) in created.into_iter().filter(|(_, count)| *count > 1) {
         findings.add(format!("StatefulSet {namespace}/{name}"), format!("{count} pods were created in one commit"));
     }
 }
 
-/// How many pods may be on their way at a time.
-fn window(set: &StatefulSet) -> usize {
-    let window = spec(set).and_then(|spec| spec.max_concurrent_start).unwrap_or(1);
-    usize::try_from(window).unwrap_or(1).max(1)
-}
-
-/// The controller asks a pod out of range to go only when no higher one out of range is left. Recreate takes all
-/// outdated ones at once.
+/// The controller asks a pod out of range to go only when no higher one out of range is left and all in range are
+/// available; a broken one only when no lower one is broken too (DN-2 to DN-4).
 pub(crate) fn removed_in_order(step: &Step<'_>, findings: &mut Findings) {
     if step.by != Actor::SetController {
         return;
     }
-    for set in step.before.sets.values().filter(|set| in_order(set) && !set.is_terminating()) {
-        let before = step.before.pods_of(set);
-        let condemned = before.iter().filter(|(ordinal, _)| !in_range(set, **ordinal));
-        let condemned: BTreeMap<_, _> = condemned.collect();
-        for (ordinal, pod) in &condemned {
-            let after = step.after.pods.get(&key(**pod)).filter(|after| after.uid() == pod.uid());
-            let asked = !pod.is_terminating() && after.is_none_or(ObjectExt::is_terminating);
-            let higher = condemned.keys().next_back().filter(|highest| highest > &ordinal);
-            let recreated = strategy(set) == "Recreate" && is_outdated(step.before, set, pod);
-            if let Some(higher) = higher.filter(|_| asked && !recreated) {
-                findings.add(title(**pod), format!("was scaled away while ordinal {higher} was still there"));
-            }
+    for pod in step.pods_asked_to_go() {
+        let Some(set) = step.before.set_of(pod).filter(|set| in_order(set) && !set.is_terminating()) else { continue };
+        let Some(due) = ordinal(set, pod).filter(|due| !in_range(set, *due)) else { continue };
+        if crate::update::recreates(step.before, set, pod) {
+            continue;
         }
+        let pods = step.before.pods_of(set);
+        let condemned: Vec<_> = pods.keys().filter(|ordinal| !in_range(set, **ordinal)).collect();
+        if let Some(higher) = condemned.last().filter(|highest| ***highest > due) {
+            findings.add(title(pod), format!("was scaled away while ordinal {higher} was still there"));
+        }
+        let unavailable = |ordinal: &Ordinal| !pods.get(ordinal).is_some_and(|pod| step.before.is_available(set, pod));
+        if let Some(down) = range(set).iter().find(|ordinal| unavailable(ordinal)) {
+            findings.add(title(pod), format!("was scaled away while ordinal {down} was not available"));
+        }
+        let lower = condemned.into_iter().find(|ordinal| **ordinal < due && unavailable(ordinal));
+        if let Some(lower) = lower.filter(|_| unavailable(&due)) {
+            findings.add(title(pod), format!("is broken and was scaled away while ordinal {lower} is broken too"));
+        }
+    }
+}
+
+/// A set that is deleted in order loses its highest pod first, each gone before the next, by its controller alone; any
+/// other set that is being deleted loses none by its controller.
+pub(crate) fn deleted_in_order(step: &Step<'_>, findings: &mut Findings) {
+    if !matches!(step.by, Actor::SetController | Actor::Collector) {
+        return;
+    }
+    for pod in step.pods_asked_to_go() {
+        let Some(set) = step.before.set_of(pod).filter(|set| set.is_terminating()) else { continue };
+        match step.by {
+            Actor::Collector if goes_in_order(set) => {
+                findings.add(title(pod), "was collected although the set's pods go in order");
+            }
+            Actor::SetController if goes_in_order(set) => in_its_turn(step, set, pod, findings),
+            Actor::SetController => findings.add(title(pod), "was taken away by the controller of a deleted set"),
+            _ => {}
+        }
+    }
+    let released = changed(&step.before.sets, &step.after.sets)
+        .filter(|(was, is)| has_finalizer(*was, ORDERED) && !has_finalizer(*is, ORDERED))
+        .map(|(was, _)| was);
+    let gone = step.before.sets.iter().filter(|(key, set)| goes_in_order(set) && !step.after.sets.contains_key(*key));
+    // Who no longer wants an order need not wait for it.
+    let wanted = |set: &&StatefulSet| spec(set).is_some_and(|spec| spec.deletion_order == "Ordered");
+    for set in released.chain(gone.map(|(_, set)| set.as_ref())).filter(wanted) {
+        let left = step.before.pods_of(set).len();
+        if left > 0 {
+            findings.add(title(set), format!("was let go while {left} of its pods were there"));
+        }
+    }
+}
+
+fn in_its_turn(step: &Step<'_>, set: &StatefulSet, pod: &Pod, findings: &mut Findings) {
+    let Some(due) = ordinal(set, pod) else { return };
+    let highest = step.before.pods_of(set).keys().next_back().copied();
+    if let Some(highest) = highest.filter(|highest| *highest > due) {
+        findings.add(title(pod), format!("was taken away while ordinal {highest} of the deleted set was still there"));
     }
 }

@@ -1,4 +1,4 @@
-//! Rolling updates: what the set controller may take away from pods in range.
+//! Updates: what the set controller may take away from pods that have not ended.
 
 use model::{identity::Ordinal, overrides};
 use pb::{
@@ -10,111 +10,184 @@ use crate::{
     Findings,
     revisions::{REVISION_LABEL, same},
     world::{
-        Actor, Step, World, in_order, in_range, index, key, ordinal, ordinals, paused, phase, replicas, spec, strategy,
-        title,
+        Actor, Step, World, has_ended, in_order, in_range, index, ordinal, partition, range, replicas, spec, strategy,
+        title, window,
     },
 };
 
 /// Annotation of a pod: digest of the overrides that it was made with.
-const OVERRIDES_ANNOTATION: &str = "berth.dev/overrides";
+pub(crate) const OVERRIDES: &str = "berth.dev/overrides";
 
-/// A pod in range that has not ended is taken away only because it is outdated and at or above the partition. One that is
-/// available goes only if no outdated one is above it, and only while fewer pods than maxUnavailable are unavailable;
-/// where Parallel has no such bound, it goes whatever the others do.
+/// A pod in range that has not ended is taken away only because it is outdated and an update may reach it; one that is
+/// available only in its turn, the highest first, while no more than the bound are unavailable.
 pub(crate) fn from_the_top(step: &Step<'_>, findings: &mut Findings) {
     if step.by != Actor::SetController {
         return;
     }
-    for (set, pod) in taken_away(step) {
-        let Some(due) = ordinal(set, pod) else { continue };
-        if !is_outdated(step.before, set, pod) {
-            findings.add(title(pod), "was taken away although it is in range and up to date");
-        } else if paused(set) {
-            findings.add(title(pod), "was taken away although the set is paused");
-        } else if strategy(set) == "OnDelete" {
-            findings.add(title(pod), "was taken away although the strategy is OnDelete");
-        } else if i64::from(index(set, pod).unwrap_or(0)) < partition(set) {
-            findings.add(title(pod), format!("was taken away although it is below the partition {}", partition(set)));
-        }
-        if strategy(set) == "Recreate" || !step.before.is_available(set, pod) {
-            continue;
-        }
-        let pods = step.before.pods_of(set);
-        let waiting = |pod: &Pod| is_outdated(step.before, set, pod) && !pod.is_terminating();
-        let above = pods.iter().find(|(o, pod)| **o > due && in_range(set, **o) && waiting(pod));
-        if let Some((above, _)) = above {
-            findings.add(title(pod), format!("was taken away before the outdated ordinal {above}"));
-        }
-        let available = |o: &Ordinal| pods.get(o).is_some_and(|pod| step.before.is_available(set, pod));
-        let others = ordinals(set).iter().filter(|o| *o != due && !available(o)).count();
-        let unavailable = i64::try_from(others).unwrap_or(i64::MAX);
-        let bounded = in_order(set) || max_unavailable(set).is_some();
-        if bounded && unavailable >= max_unavailable(set).unwrap_or(1) {
-            findings.add(title(pod), format!("was taken away while {unavailable} others were unavailable"));
+    for (set, pod, due) in taken_away(step) {
+        let why = if !is_outdated(step.before, set, pod) {
+            Some("although it is in range and up to date".to_owned())
+        } else if strategy(set) == "Recreate" {
+            paused(set).then(|| "although the set is paused".to_owned())
+        } else {
+            not_reached(set, due).or_else(|| {
+                if step.before.is_available(set, pod) {
+                    out_of_turn(step.before, set, due)
+                } else {
+                    not_met(step.before, set, due)
+                }
+            })
+        };
+        if let Some(why) = why {
+            findings.add(title(pod), format!("was taken away {why}"));
         }
     }
 }
 
-/// Two versions never run side by side.
-pub(crate) fn old_before_new(step: &Step<'_>, findings: &mut Findings) {
+fn paused(set: &StatefulSet) -> bool {
+    spec(set).is_some_and(|spec| spec.paused)
+}
+
+/// Why no update may reach the ordinal.
+fn not_reached(set: &StatefulSet, due: Ordinal) -> Option<String> {
+    if strategy(set) == "OnDelete" {
+        return Some("although only a user may delete it (OnDelete)".to_owned());
+    }
+    if paused(set) {
+        return Some("although the set is paused".to_owned());
+    }
+    let bound = partition(set);
+    let below = index(set, due).is_none_or(|index| index < bound);
+    below.then(|| format!("although it is below the partition {bound}"))
+}
+
+/// An available pod goes in its turn and within the bound.
+fn out_of_turn(world: &World, set: &StatefulSet, due: Ordinal) -> Option<String> {
+    let pods = world.pods_of(set);
+    let available = |ordinal: &Ordinal| pods.get(ordinal).is_some_and(|pod| world.is_available(set, pod));
+    let waiting = |pod: &Pod| is_outdated(world, set, pod) && !pod.is_terminating();
+    let above = pods.iter().find(|(o, pod)| **o > due && in_range(set, **o) && waiting(pod));
+    if let Some((above, _)) = above {
+        return Some(format!("before the outdated ordinal {above}"));
+    }
+    let others: Vec<_> = range(set).into_iter().filter(|ordinal| *ordinal != due).collect();
+    let unavailable = others.iter().filter(|ordinal| !available(ordinal)).count();
+    match max_unavailable(set) {
+        Some(bound) if unavailable >= bound => {
+            return Some(format!("while {unavailable} others were unavailable and {bound} may be"));
+        }
+        None if in_order(set) && unavailable > 0 => {
+            return Some(format!("while {unavailable} others were unavailable"));
+        }
+        // The classic walk from the top stops at a pod that is not available.
+        None => {
+            let bound = partition(set);
+            let scanned = |o: &&Ordinal| **o > due && index(set, **o).is_some_and(|index| index >= bound);
+            if let Some(above) = others.iter().filter(scanned).find(|o| !available(o)) {
+                return Some(format!("while ordinal {above} above it was unavailable"));
+            }
+        }
+        Some(_) => {}
+    }
+    let condemned = pods.keys().find(|ordinal| !in_range(set, **ordinal));
+    condemned.filter(|_| in_order(set)).map(|ordinal| format!("while ordinal {ordinal} was still to be scaled away"))
+}
+
+/// A pod that is not available is healed: under OrderedReady when the walk upwards meets it.
+fn not_met(world: &World, set: &StatefulSet, due: Ordinal) -> Option<String> {
+    if !in_order(set) {
+        return None;
+    }
+    let pods = world.pods_of(set);
+    let available = |ordinal: &Ordinal| pods.get(ordinal).is_some_and(|pod| world.is_available(set, pod));
+    let before: Vec<_> = range(set).into_iter().filter(|ordinal| *ordinal < due && !available(ordinal)).collect();
+    let lowest = before.first().filter(|_| before.len() >= window(set))?;
+    Some(format!("to be healed while the lower ordinal {lowest} was not available"))
+}
+
+/// Under Recreate nothing is made while a pod of an older template is there.
+pub(crate) fn recreated_after_all_are_gone(step: &Step<'_>, findings: &mut Findings) {
     for pod in step.created_pods() {
         let Some(set) = step.before.set_of(pod).filter(|set| strategy(set) == "Recreate" && !paused(set)) else {
             continue;
         };
         let pods = step.before.pods_of(set);
-        if let Some(older) = pods.values().find(|older| is_outdated(step.before, set, older)) {
-            findings.add(title(pod), format!("was created while {} was still there", older.name()));
+        if let Some((old, _)) = pods.iter().find(|(_, pod)| is_outdated(step.before, set, pod)) {
+            findings.add(title(pod), format!("was created while ordinal {old} of an older template was there"));
         }
     }
 }
 
+/// A healthy pod is taken away for an update, a scale-down or an eviction only while every disruption budget that counts
+/// it has more healthy pods than it needs.
+pub(crate) fn within_budgets(step: &Step<'_>, findings: &mut Findings) {
+    if !matches!(step.by, Actor::SetController | Actor::Evictor) || step.before.budgets.is_empty() {
+        return;
+    }
+    for pod in step.pods_asked_to_go().filter(|pod| crate::budget::is_healthy(pod)) {
+        if step.by == Actor::SetController && !asks_budgets(step.before, pod) {
+            continue;
+        }
+        for budget in step.before.budgets.values() {
+            if let Some(why) = crate::budget::refuses(step.before, budget, pod) {
+                findings.add(title(pod), format!("was taken away although budget {} {why}", budget.name()));
+            }
+        }
+    }
+}
+
+/// Whether the set's controller has to ask before it takes a healthy pod away.
+fn asks_budgets(world: &World, pod: &Pod) -> bool {
+    let Some(set) = world.set_of(pod).filter(|set| !set.is_terminating()) else { return false };
+    let ignores = spec(set).is_some_and(|spec| spec.budget_policy == "Ignore");
+    // A pod that is ready but not available yet counts as healthy, and heals all the same.
+    let heals = !world.is_available(set, pod);
+    !ignores && !heals && !recreates(world, set, pod)
+}
+
+/// Whether the strategy takes the pod away whatever the order: it is outdated under Recreate.
+pub(crate) fn recreates(world: &World, set: &StatefulSet, pod: &Pod) -> bool {
+    strategy(set) == "Recreate" && is_outdated(world, set, pod)
+}
+
 /// Pods in range that had not ended and that the step asked to go.
-fn taken_away<'a>(step: &Step<'a>) -> impl Iterator<Item = (&'a StatefulSet, &'a Pod)> {
+fn taken_away<'a>(step: &Step<'a>) -> impl Iterator<Item = (&'a StatefulSet, &'a Pod, Ordinal)> {
     let before = step.before;
-    let after = step.after;
-    before.pods.values().filter_map(move |pod| {
+    step.pods_asked_to_go().filter(|pod| !has_ended(pod)).filter_map(move |pod| {
         let set = before.set_of(pod).filter(|set| !set.is_terminating())?;
-        let in_range = ordinal(set, pod).is_some_and(|ordinal| in_range(set, ordinal));
-        let now = after.pods.get(&key(pod)).filter(|after| after.uid() == pod.uid());
-        let asked = !pod.is_terminating() && now.is_none_or(ObjectExt::is_terminating);
-        let ended = matches!(phase(pod), "Failed" | "Succeeded");
-        (in_range && asked && !ended).then_some((set, pod))
+        let due = ordinal(set, pod).filter(|due| in_range(set, *due))?;
+        Some((set, pod, due))
     })
 }
 
-/// Whether the pod's revision stores another template than the set's present one, or its ordinal has other overrides.
+/// Whether the pod was made from another template than the set's present one, or with other overrides than its ordinal
+/// has now.
 pub(crate) fn is_outdated(world: &World, set: &StatefulSet, pod: &Pod) -> bool {
     let name = pod.meta().labels.get(REVISION_LABEL);
-    let revision = name.and_then(|name| world.revisions.get(&(set.namespace().to_owned(), name.clone())));
+    let revision = name.and_then(|name| world.revision(set, name));
     let template = spec(set).and_then(|spec| spec.template.as_ref());
-    revision.is_none_or(|revision| !same(revision.data.as_ref(), template)) || has_other_overrides(set, pod)
+    revision.is_none_or(|revision| !same(revision.data.as_ref(), template)) || overrides_differ(set, pod)
 }
 
-fn has_other_overrides(set: &StatefulSet, pod: &Pod) -> bool {
-    let (Some(spec), Some(ordinal)) = (spec(set), ordinal(set, pod)) else { return false };
-    let digests: Vec<_> = overrides::of(spec, ordinal).map(overrides::digest).collect();
-    let wanted = overrides::joined(digests.iter().map(String::as_str));
-    pod.meta().annotations.get(OVERRIDES_ANNOTATION).map_or("", String::as_str) != wanted
+/// Whether the pod has other overrides than its ordinal should.
+pub(crate) fn overrides_differ(set: &StatefulSet, pod: &Pod) -> bool {
+    let due = spec(set).zip(ordinal(set, pod)).map(|(spec, ordinal)| {
+        let digests: Vec<_> = overrides::of(spec, ordinal).map(overrides::digest).collect();
+        overrides::joined(digests.iter().map(String::as_str))
+    });
+    due.unwrap_or_default() != pod.meta().annotations.get(OVERRIDES).cloned().unwrap_or_default()
 }
 
-fn partition(set: &StatefulSet) -> i64 {
+/// maxUnavailable: percentages round down; at least 1. None if it is not set.
+fn max_unavailable(set: &StatefulSet) -> Option<usize> {
     let strategy = spec(set).and_then(|spec| spec.update_strategy.as_ref());
     let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-    rolling.and_then(|rolling| rolling.partition).map_or(0, i64::from)
-}
-
-/// None if there is no bound. Percentages round down; at least 1.
-fn max_unavailable(set: &StatefulSet) -> Option<i64> {
-    let strategy = spec(set).and_then(|spec| spec.update_strategy.as_ref());
-    let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-    let bound = rolling.and_then(|rolling| rolling.max_unavailable.as_ref()).and_then(|bound| bound.kind.as_ref());
-    let bound = match bound {
-        Some(int_or_string::Kind::IntValue(count)) => i64::from(*count),
-        Some(int_or_string::Kind::StringValue(text)) => {
-            let percent = text.strip_suffix('%').and_then(|percent| percent.parse::<i64>().ok()).unwrap_or(0);
-            i64::from(replicas(set)) * percent / 100
+    let bound = match rolling.and_then(|rolling| rolling.max_unavailable.as_ref())?.kind.as_ref()? {
+        int_or_string::Kind::IntValue(count) => usize::try_from(*count).unwrap_or(1),
+        int_or_string::Kind::StringValue(text) => {
+            let percent = text.strip_suffix('%').and_then(|percent| percent.parse::<usize>().ok()).unwrap_or(0);
+            replicas(set) * percent / 100
         }
-        None => return None,
     };
     Some(bound.max(1))
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use check::{Actor, INVARIANTS, Step, World};
 use jiff::Timestamp;
@@ -45,7 +45,7 @@ fn pod(ordinal: u32, revision: &str, ready: bool) -> Pod {
             "labels": {"controller-revision-hash": format!("web-{revision}")},
         },
         "spec": {
-            "nodeName": "n", "containers": [],
+            "nodeName": "n", "containers": [{"name": "c", "image": revision}],
             "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": format!("data-web-{ordinal}")}}],
         },
         "status": {"phase": "Running", "conditions": [condition]},
@@ -130,7 +130,7 @@ fn revisions() {
     let before = world(set(1), []);
     let mut fallen = before.clone();
     let revision = fallen.revisions.values_mut().find(|revision| revision.revision == 2).expect("there is one");
-    revision.revision = 1;
+    Arc::make_mut(revision).revision = 1;
     assert_eq!(broken(&before, &fallen, Actor::SetController), ["I11", "I11/number"].into());
 }
 
@@ -163,12 +163,12 @@ fn status() {
     let before = world(set(1), []);
     let mut after = before.clone();
     for set in after.sets.values_mut() {
-        let status = set.status.get_or_insert_default();
+        let status = Arc::make_mut(set).status.get_or_insert_default();
         (status.ready_replicas, status.observed_generation) = (1, 1);
     }
     assert_eq!(broken(&before, &after, Actor::SetController), ["I22", "I22/observed"].into());
     let settled: BTreeSet<_> = check::settled(&before).into_iter().map(|violation| violation.id).collect();
-    assert_eq!(settled, ["I24"].into(), "a pod is missing");
+    assert_eq!(settled, ["I25"].into(), "a pod is missing");
     let there = world(set(1), [pod(0, "new", true)]);
     let settled: BTreeSet<_> = check::settled(&there).into_iter().map(|violation| violation.id).collect();
     assert_eq!(settled, ["I22/true"].into(), "the status does not count it");

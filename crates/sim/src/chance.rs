@@ -5,9 +5,13 @@
 pub struct Chance(u64);
 
 impl Chance {
-    /// The source of a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
+    /// The source of one of the choices of a seed: it does not depend on what was chosen before, so that a history can
+    /// be played again without some of its choices.
+    pub fn of(seed: u64, number: usize) -> Self {
+        let mut chance = Self(seed);
+        let number = u64::try_from(number).unwrap_or(u64::MAX);
+        let mixed = chance.next() ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Self(Self(mixed).next())
     }
 
     fn next(&mut self) -> u64 {
@@ -32,5 +36,10 @@ impl Chance {
     /// One of several.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         from.get(self.below(from.len()))
+    }
+
+    /// One of several, for those that there always are.
+    pub fn one_of<T: Copy + Default>(&mut self, from: &[T]) -> T {
+        self.pick(from).copied().unwrap_or_default()
     }
 }

@@ -11,13 +11,16 @@
 //! Not simulated yet: garbage collection, volumes on nodes, lost nodes.
 
 mod chance;
+mod eyes;
+pub mod many;
 mod nodes;
 mod ports;
 mod process;
 pub mod script;
+pub mod shrink;
 mod simulation;
 mod wire;
 mod witness;
 
-pub use simulation::{Failure, Options, Outcome, run};
+pub use simulation::{Failure, Options, Outcome, run, tell};
 pub use wire::{Crash, Trouble, When};

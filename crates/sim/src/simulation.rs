@@ -1,10 +1,13 @@
 //! One simulated history.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+mod sets;
+mod users;
+
+use std::{fmt, sync::Arc, time::Duration};
 
 use check::{Actor, Violation};
-use controller::{host::Host, object, observed::SetKey, step::StatusPolicy};
-use pb::{Object, ObjectExt, objects::*};
+use controller::{host::Host, nodes::silent, observed::SetKey, step::StatusPolicy};
+use pb::objects::*;
 use store::{Guard, Key, MemStore, Op, Prefix, Txn, TxnOutcome, objects};
 
 use crate::{
@@ -15,13 +18,20 @@ use crate::{
     wire::{Authors, Crash, When},
     witness::Witness,
 };
+use sets::{NAMES, NAMESPACE, set_version};
 
-const NAMESPACE: &str = "default";
-const SET: &str = "web";
+/// The nodes.
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// Pods that a node has room for.
+const ROOM: usize = 5;
 /// Turns that a process gets in a row when nothing disturbs it. More means that it never ends.
-const TURNS: usize = 2000;
+const TURNS: usize = 3000;
 /// Rounds in which the system must settle.
 const ROUNDS: usize = 200;
+/// Time that passes in a round.
+const ROUND: Duration = Duration::from_secs(10);
+/// Revisions that are kept when the store forgets older ones.
+const KEPT: i64 = 10;
 
 /// What a history is made of.
 #[derive(Clone, Debug)]
@@ -30,6 +40,10 @@ pub struct Options {
     pub steps: usize,
     /// Controllers that act at the same time.
     pub controllers: usize,
+    /// Only these of the choices, by number: for a history that was made shorter.
+    pub only: Option<Arc<[usize]>>,
+    /// Keeps what was chosen, for people.
+    pub trail: bool,
     /// A crash at a chosen call of the first controller, instead of faults by chance: for tests of every call.
     pub crash: Option<Crash>,
     /// A mistake that the simulation must find: controllers leave out guards on these keys.
@@ -38,7 +52,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { steps: 400, controllers: 2, crash: None, blind_to: None }
+        Self { steps: 300, controllers: 2, only: None, trail: false, crash: None, blind_to: None }
     }
 }
 
@@ -58,25 +72,24 @@ pub struct Outcome {
 pub struct Failure {
     /// The seed that does it again.
     pub seed: u64,
+    /// The number of the choice at which it happened; None after the last one.
+    pub at: Option<usize>,
     /// After how many commits.
     pub commits: usize,
+    /// The first invariant that was found broken.
+    pub invariant: String,
     /// What.
     pub what: Vec<String>,
-    /// The choices that led here, the latest last.
+    /// The choices that led here, the latest last; empty unless they were to be kept.
     pub trail: Vec<String>,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {} failed after {} commits:", self.seed, self.commits)?;
-        for what in &self.what {
-            writeln!(f, "  {what}")?;
-        }
-        writeln!(f, "the last choices:")?;
-        for choice in self.trail.iter().rev().take(40).rev() {
-            writeln!(f, "  {choice}")?;
-        }
-        write!(f, "again: cargo run -p sim -- --first {} --seeds 1", self.seed)
+        self.what.iter().try_for_each(|what| writeln!(f, "  {what}"))?;
+        self.trail.iter().try_for_each(|choice| writeln!(f, "{choice}"))?;
+        write!(f, "again: cargo run --release -p sim -- --first {} --seeds 1", self.seed)
     }
 }
 
@@ -93,23 +106,39 @@ pub fn run(seed: u64, options: &Options) -> Result<Outcome, Failure> {
             let calls = sim.processes.first().map_or(0, |process| process.wire.calls());
             Ok(Outcome { hash: sim.witness.hash(), commits: sim.witness.commits, calls })
         }
-        Err(what) => Err(Failure { seed, commits: sim.witness.commits, what, trail: sim.trail }),
+        Err(what) => {
+            let first = what.first().map_or("", String::as_str);
+            let invariant = first.split_once(' ').map_or(first, |(id, _)| id).to_owned();
+            let (at, commits) = (sim.at, sim.witness.commits);
+            Err(Failure { seed, at, commits, invariant, what, trail: sim.trail.unwrap_or_default() })
+        }
     }
 }
 
+/// What is chosen in the history of a seed, whether or not it ends well, in words.
+pub fn tell(seed: u64, options: &Options) -> Vec<String> {
+    let options = Options { trail: true, ..options.clone() };
+    let mut sim = Simulation::new(seed, &options);
+    if let Err(what) = sim.play(&options) {
+        what.into_iter().for_each(|what| sim.say(|| what));
+    }
+    sim.trail.unwrap_or_default()
+}
+
 /// What may be chosen, each as often as it stands here.
-const CHOICES: [Choice; 34] = {
+const CHOICES: [Choice; 52] = {
     use Choice::*;
     [
-        Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Look, Look, Look, Look, Look, Tend,
-        Tend, Tend, Tend, Deliver, Deliver, Deliver, Lose, Disturb, User, User, Crash, LoseAnswer, Elect, Time, Bind,
-        Room,
+        Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn,
+        Look, Look, Look, Tend, Tend, Tend, Tend, Tend, Tend, Tend, Tend, Deliver, Deliver, Deliver, Deliver, Deliver,
+        Lose, Repeat, Disturb, User, User, User, Crash, LoseAnswer, Elect, Time, Time, Time, Bind, Bind, Cordon,
+        CutOff, Compact, Disturb,
     ]
 };
 
 #[derive(Clone, Copy, Debug)]
 enum Choice {
-    /// A controller makes a call, or starts a step.
+    /// A controller makes some calls, or starts a piece of work.
     Turn,
     /// A cache sees more.
     Look,
@@ -119,6 +148,8 @@ enum Choice {
     Deliver,
     /// A node's report does not.
     Lose,
+    /// A node's report will arrive twice.
+    Repeat,
     /// A process ends or changes its readiness.
     Disturb,
     /// A user wants something.
@@ -131,39 +162,44 @@ enum Choice {
     Elect,
     /// Time passes.
     Time,
-    /// The scheduler binds a pod that waits.
+    /// The scheduler binds pods that wait.
     Bind,
     /// A node is cordoned, or no longer.
-    Room,
+    Cordon,
+    /// A node is cut off, or back.
+    CutOff,
+    /// The store forgets old revisions: whoever watches from there has to list again.
+    Compact,
 }
 
 type Step<T = ()> = Result<T, Vec<String>>;
 
 struct Simulation {
+    seed: u64,
     store: MemStore,
     host: SimHost,
     authors: Authors,
-    chance: Chance,
     witness: Witness,
     nodes: Nodes,
     processes: Vec<Process>,
     leader: usize,
-    set: SetKey,
-    trail: Vec<String>,
+    at: Option<usize>,
+    trail: Option<Vec<String>>,
 }
 
 impl Simulation {
     fn new(seed: u64, options: &Options) -> Self {
         let (store, host, authors) = (MemStore::new(), SimHost::default(), Authors::default());
-        let process = |_| Process::new(&store, &host, &authors);
+        let sets = NAMES.map(|name| SetKey { namespace: NAMESPACE.to_owned(), name: name.to_owned() });
+        let process = |number| Process::new(number, &store, &host, &authors, &sets);
         Self {
+            seed,
             witness: Witness::new(&store, &authors),
             nodes: Nodes::new(&store, &host),
             processes: (0..options.controllers.max(1)).map(process).collect(),
-            chance: Chance::new(seed),
             leader: 0,
-            set: SetKey { namespace: NAMESPACE.to_owned(), name: SET.to_owned() },
-            trail: Vec::new(),
+            at: None,
+            trail: options.trail.then(Vec::new),
             store,
             host,
             authors,
@@ -171,23 +207,30 @@ impl Simulation {
     }
 
     fn play(&mut self, options: &Options) -> Step {
-        for name in ["n1", "n2", "n3"] {
-            self.commit(Vec::new(), vec![objects::put(&ports::node(name, 4))], Actor::User);
+        for name in NODES {
+            self.commit(Vec::new(), vec![objects::put(&ports::node(name, ROOM))], Actor::User);
         }
-        let set = self.new_set(options.crash.is_some());
-        self.commit(Vec::new(), vec![objects::put(&set)], Actor::User);
-        self.elect(0);
+        // The first numbers are those of the choices.
+        let mut chance = Chance::of(self.seed, usize::MAX);
+        self.create_set(NAMES[0], &mut chance, options.crash.is_some());
+        if options.crash.is_none() && chance.one_in(2) {
+            self.create_set(NAMES[1], &mut chance, false);
+        }
+        self.elect(0, 0);
         for (process, prefix) in self.processes.iter().zip(options.blind_to.iter().cycle()) {
             process.wire.blind_to(prefix.clone());
         }
         match options.crash {
             Some(crash) => self.script(crash)?,
             None => {
-                for _ in 0..options.steps {
-                    self.choose()?;
+                let all = || (0..options.steps).collect();
+                for number in options.only.clone().unwrap_or_else(all).iter() {
+                    self.at = Some(*number);
+                    self.choose(*number)?;
                 }
             }
         }
+        self.at = None;
         self.settle()
     }
 
@@ -196,81 +239,137 @@ impl Simulation {
         if let Some(process) = self.processes.first() {
             process.wire.crash(crash);
         }
+        let set = NAMES[0];
         self.settle_once()?;
-        self.user_deletes("web-1");
+        self.delete_pod("web-1");
         self.settle_once()?;
-        self.change_set(|spec| set_version(spec, "2"));
+        self.change_set(set, |spec| set_version(spec, "2"));
         self.settle_once()?;
-        self.change_set(|spec| spec.replicas = Some(1));
+        self.change_set(set, |spec| spec.replicas = Some(1));
         self.settle_once()?;
-        self.change_set(|spec| spec.replicas = Some(3));
+        self.change_set(set, |spec| spec.replicas = Some(3));
         self.settle_once()
     }
 
-    fn choose(&mut self) -> Step {
-        let choice = CHOICES[self.chance.below(CHOICES.len())];
-        let which = self.chance.below(self.processes.len());
+    /// Keeps a line for people.
+    fn say(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trail) = &mut self.trail {
+            trail.push(line());
+        }
+    }
+
+    fn choose(&mut self, number: usize) -> Step {
+        let mut chance = Chance::of(self.seed, number);
+        let choice = CHOICES[chance.below(CHOICES.len())];
+        // Mostly the leader: others only believe that they lead.
+        let other = chance.below(self.processes.len());
+        let which = if chance.one_in(4) { other } else { self.leader };
         self.witness.note(&[choice as u8, which.to_le_bytes()[0]]);
-        self.trail.push(format!("{choice:?} {which}"));
-        let when = if self.chance.one_in(2) { When::Before } else { When::After };
+        self.say(|| format!("{number}: {choice:?} {which}"));
+        let when = if chance.one_in(2) { When::Before } else { When::After };
         match choice {
-            Choice::Turn => {
-                let status = if self.chance.one_in(3) { StatusPolicy::Now } else { StatusPolicy::WhenSettled };
-                let set = self.set.clone();
-                let turn = self.processes[which].turn(&set, status);
-                self.trail.push(format!("  {turn:?}"));
-            }
-            Choice::Look => self.processes[which].look(&mut self.chance),
-            Choice::Tend => self.nodes.tend(&mut self.chance).map_err(|what| vec![format!("I1 {what}")])?,
-            Choice::Deliver => self.nodes.deliver(),
-            Choice::Lose => self.nodes.lose(),
-            Choice::Disturb => {
-                if self.chance.one_in(3) {
-                    self.nodes.disturb(&mut self.chance);
+            Choice::Turn => self.turn(which, &mut chance)?,
+            Choice::Look => self.processes[which].look(&mut chance),
+            Choice::Tend => {
+                for _ in 0..=chance.below(3) {
+                    self.nodes.tend(&mut chance).map_err(|what| broken("I1/process", &what))?;
                 }
             }
-            Choice::User => self.user(),
+            Choice::Deliver => (0..=chance.below(3)).for_each(|_| self.nodes.deliver()),
+            Choice::Lose => self.nodes.lose(),
+            Choice::Repeat => self.nodes.repeat(),
+            Choice::Disturb => self.nodes.disturb(&mut chance),
+            Choice::User => self.user(&mut chance),
             Choice::Crash => {
-                let after_calls = u64::try_from(self.chance.below(6)).unwrap_or(0);
+                let after_calls = u64::try_from(chance.below(6)).unwrap_or(0);
                 self.processes[which].wire.crash(Crash { after_calls, when });
             }
             Choice::LoseAnswer => self.processes[which].wire.lose_next(when),
-            Choice::Elect => self.elect(which),
-            Choice::Time => self.host.advance(Duration::from_secs(1 + self.chance.below(10) as u64)),
+            Choice::Elect => {
+                let ahead = chance.one_of(&[0, 0, 7, -7, 30]);
+                self.say(|| format!("  {ahead} s ahead"));
+                self.elect(other, ahead);
+            }
+            Choice::Time => self.pass(Duration::from_secs(1 + chance.below(10) as u64)),
             Choice::Bind => self.bind(),
-            Choice::Room => self.cordon(which, self.chance.clone().one_in(2)),
+            Choice::Cordon => {
+                let cordoned = chance.one_in(2);
+                self.node(chance.one_of(&NODES), |node| node.spec.get_or_insert_default().unschedulable = cordoned);
+            }
+            Choice::CutOff => {
+                let (node, lost) = (chance.one_of(&NODES), chance.one_in(2));
+                self.cut_off(node, lost);
+            }
+            Choice::Compact => drop(self.store.compact(self.store.revision().saturating_sub(KEPT))),
         }
         self.watch()
     }
 
+    /// A controller makes some calls in a row, or none: work of one kind, from caches that may be old.
+    fn turn(&mut self, which: usize, chance: &mut Chance) -> Step {
+        let status = if chance.one_in(3) { StatusPolicy::Now } else { StatusPolicy::WhenSettled };
+        let process = &mut self.processes[which];
+        if chance.one_in(2) {
+            process.look_at_all();
+        }
+        let task = chance.below(process.tasks());
+        let mut last = Turn::Idle;
+        for _ in 0..=chance.below(10) {
+            last = self.processes[which].turn(task, chance, status);
+            if let Turn::Wrong(violations) = &last {
+                return fail_on(violations);
+            }
+            self.watch()?;
+            if last != Turn::Working {
+                break;
+            }
+        }
+        self.say(|| format!("  task {task}: {last:?}"));
+        Ok(())
+    }
+
     fn watch(&mut self) -> Step {
+        self.witness.leader = Some(self.leader);
         let violations = self.witness.look(self.host.now());
         fail_on(&violations)
     }
 
     /// The faults end: the system settles by itself, is complete, and then writes nothing.
     fn settle(&mut self) -> Step {
-        self.trail.push("the faults end".to_owned());
+        self.say(|| "the faults end".to_owned());
         self.processes.iter().for_each(|process| process.wire.heal());
-        for node in 0..3 {
-            self.cordon(node, false);
+        for name in NODES {
+            self.cut_off(name, false);
+            self.node(name, |node| *node = ports::node(name, 100));
         }
-        self.elect(0);
+        self.be_reasonable();
+        self.elect(0, 0);
         self.settle_once()?;
         if let Err(mut what) = fail_on(&self.witness.settled(self.host.now())) {
-            what.extend(self.processes.iter().take(1).flat_map(|process| process.waits(&self.set)));
+            what.extend(self.processes.iter().take(1).flat_map(Process::waits));
             return Err(what);
         }
-        let settled = self.store.revision();
+        // Time alone changes nothing any more.
+        self.pass(Duration::from_secs(3600));
+        self.writes_nothing("I24")?;
+        self.processes.iter_mut().for_each(Process::restart);
+        self.writes_nothing("I12")?;
+        self.watch()
+    }
+
+    /// No process, made the leader, finds anything to write.
+    fn writes_nothing(&mut self, invariant: &'static str) -> Step {
         for which in 0..self.processes.len() {
-            self.elect(which);
-            let elections = self.store.revision();
+            self.elect(which, 0);
+            let elected = self.store.revision();
             self.run_process(which)?;
-            if self.store.revision() != elections {
-                return Err(vec![format!("I24 a settled system was written to after revision {settled}")]);
+            if self.store.revision() != elected {
+                let written = self.store.inspect(|model| model.changes(&Prefix::all(), elected)).unwrap_or_default();
+                let written = written.first().and_then(|(_, events)| events.first().map(|event| format!("{event:?}")));
+                return Err(broken(invariant, &format!("a settled system was written to: {written:?}")));
             }
         }
-        self.watch()
+        Ok(())
     }
 
     fn settle_once(&mut self) -> Step {
@@ -279,100 +378,83 @@ impl Simulation {
             let before = self.store.revision();
             self.run_process(0)?;
             self.nodes.heal();
-            self.nodes.settle().map_err(|what| vec![format!("I1 {what}")])?;
+            self.nodes.settle().map_err(|what| broken("I1/process", &what))?;
             self.bind();
             self.watch()?;
-            self.host.advance(Duration::from_secs(10));
+            self.pass(ROUND);
             quiet = if self.store.revision() == before { quiet + 1 } else { 0 };
             // What was waiting for time alone goes on in the round after.
-            if quiet == 2 {
+            if quiet == 3 {
                 return Ok(());
             }
         }
         let pods = self.witness.world().pods.keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
-        Err(vec![format!("I24 did not settle in {ROUNDS} rounds; pods: {pods}")])
+        let mut what = broken("I24", &format!("did not settle in {ROUNDS} rounds; pods: {pods}"));
+        what.extend(self.processes.iter().take(1).flat_map(Process::waits));
+        Err(what)
     }
 
     /// Lets a process work, with fresh caches, until it has nothing to do.
     fn run_process(&mut self, which: usize) -> Step {
-        let set = self.set.clone();
-        for _ in 0..TURNS {
+        let Some(tasks) = self.processes.get(which).map(Process::tasks) else { return Ok(()) };
+        let (mut idle, mut chance) = (0, Chance::of(self.seed, usize::MAX - 1));
+        for turn in 0..TURNS {
+            let before = self.store.revision();
             let Some(process) = self.processes.get_mut(which) else { return Ok(()) };
             process.look_at_all();
-            let turn = process.turn(&set, StatusPolicy::Now);
+            let turn = process.turn(turn % tasks, &mut chance, StatusPolicy::Now);
+            if let Turn::Wrong(violations) = turn {
+                return fail_on(&violations);
+            }
             self.watch()?;
-            if turn == Turn::Idle {
+            // Garbage may be looked at again and again without anything to do about it.
+            let still = matches!(turn, Turn::Idle | Turn::Done) && self.store.revision() == before;
+            idle = if still { idle + 1 } else { 0 };
+            if idle > tasks * 8 {
                 return Ok(());
             }
         }
-        Err(vec![format!("I24 controller {which} still works after {TURNS} turns")])
+        Err(broken("I24", &format!("controller {which} still works after {TURNS} turns")))
     }
 
     /// Makes a process the leader; the one before goes on believing that it is.
-    fn elect(&mut self, which: usize) {
+    fn elect(&mut self, which: usize, seconds_ahead: i64) {
         let key = Key::leader("controller");
         self.commit(Vec::new(), vec![Op::Delete(key.clone())], Actor::Other);
-        let name = which.to_string();
-        let won = self.commit(Vec::new(), vec![Op::Put(key.clone(), name.into(), None)], Actor::Other);
+        let won = self.commit(Vec::new(), vec![Op::Put(key.clone(), which.to_string().into(), None)], Actor::Other);
         if let (Some(revision), Some(process)) = (won, self.processes.get_mut(which)) {
-            process.lead(Guard::CreateRevision(key, revision));
+            process.lead(&Guard::CreateRevision(key, revision), seconds_ahead);
             self.leader = which;
         }
     }
 
-    fn user(&mut self) {
-        match self.chance.below(8) {
-            0..=3 => {
-                let replicas = i32::try_from(self.chance.below(6)).unwrap_or(0);
-                self.trail.push(format!("  scale to {replicas}"));
-                self.change_set(|spec| spec.replicas = Some(replicas));
-            }
-            4 => {
-                let version = self.chance.below(3).to_string();
-                self.trail.push(format!("  template {version}"));
-                self.change_set(|spec| set_version(spec, &version));
-            }
-            _ => {
-                let pods = ports::list::<Pod>(&self.store);
-                if let Some(pod) = self.chance.pick(&pods) {
-                    self.trail.push(format!("  delete {}", pod.name()));
-                    self.user_deletes(pod.name());
-                }
-            }
-        }
+    fn pass(&mut self, time: Duration) {
+        self.host.advance(time);
     }
 
-    fn user_deletes(&mut self, name: &str) {
-        let Some(pod) = ports::get::<Pod>(&self.store, NAMESPACE, name) else { return };
-        if pod.is_terminating() {
-            return;
-        }
-        let op = if object::may_vanish(&pod) {
-            Op::Delete(Key::of(&pod))
-        } else {
-            objects::put(&object::terminating(pod.clone(), Time::from(self.host.now())))
-        };
-        self.commit(vec![objects::unchanged(&pod)], vec![op], Actor::User);
+    /// A node falls silent, with all that runs there, or is back.
+    fn cut_off(&mut self, name: &str, lost: bool) {
+        self.nodes.cut_off(name, lost);
+        let now = Time::from(self.host.now());
+        self.say(|| format!("  {name} {}", if lost { "is lost" } else { "is there" }));
+        self.node(name, |node| {
+            let changed = if lost { silent(node, now) } else { None };
+            let ready = node.status.get_or_insert_default().conditions.iter_mut();
+            ready
+                .filter(|condition| !lost && condition.r#type == "Ready")
+                .for_each(|ready| ready.status = "True".into());
+            if let Some(changed) = changed {
+                *node = changed;
+            }
+        });
     }
 
-    fn change_set(&mut self, change: impl FnOnce(&mut StatefulSetSpec)) {
-        let Some(mut set) = ports::get::<StatefulSet>(&self.store, NAMESPACE, SET) else { return };
-        let guards = vec![objects::unchanged(&set)];
-        let before = set.spec.clone();
-        change(set.spec.get_or_insert_default());
-        if set.spec != before {
-            set.meta_mut().generation += 1;
-            self.commit(guards, vec![objects::put(&set)], Actor::User);
-        }
-    }
-
-    fn cordon(&mut self, which: usize, cordoned: bool) {
-        let Some(mut node) = ports::get::<Node>(&self.store, "", &format!("n{}", which % 3 + 1)) else { return };
-        let guards = vec![objects::unchanged(&node)];
-        let spec = node.spec.get_or_insert_default();
-        if spec.unschedulable != cordoned {
-            spec.unschedulable = cordoned;
-            self.commit(guards, vec![objects::put(&node)], Actor::User);
+    fn node(&mut self, name: &str, change: impl FnOnce(&mut Node)) {
+        let Some(before) = ports::get::<Node>(&self.store, "", name) else { return };
+        let mut node = before.clone();
+        change(&mut node);
+        if node != before {
+            self.commit(vec![objects::unchanged(&before)], vec![objects::put(&node)], Actor::User);
         }
     }
 
@@ -389,61 +471,16 @@ impl Simulation {
         match self.store.commit(&Txn { guards, ops }) {
             Ok(TxnOutcome::Committed(revision)) => {
                 // A transaction that deletes what is not there makes no revision of its own.
-                self.authors.lock().entry(revision).or_insert(by);
+                self.authors.lock().entry(revision).or_insert(by.into());
                 Some(revision)
             }
             Ok(TxnOutcome::Conflict) | Err(_) => None,
         }
     }
-
-    fn new_set(&mut self, plain: bool) -> StatefulSet {
-        let labels = BTreeMap::from([("app".to_owned(), SET.to_owned())]);
-        let claim = PersistentVolumeClaim {
-            metadata: Some(ObjectMeta { name: "www".to_owned(), ..ObjectMeta::default() }),
-            ..PersistentVolumeClaim::default()
-        };
-        let parallel = !plain && self.chance.one_in(4);
-        let min_ready = if !plain && self.chance.one_in(3) { 5 } else { 0 };
-        let mut spec = StatefulSetSpec {
-            replicas: Some(if plain { 3 } else { i32::try_from(self.chance.below(5)).unwrap_or(3) }),
-            selector: Some(LabelSelector { match_labels: labels.clone(), ..LabelSelector::default() }),
-            template: Some(PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels, ..ObjectMeta::default() }),
-                spec: Some(PodSpec {
-                    containers: vec![Container { name: "c".to_owned(), ..Container::default() }],
-                    ..PodSpec::default()
-                }),
-            }),
-            volume_claim_templates: vec![claim],
-            service_name: "web-svc".to_owned(),
-            pod_management_policy: if parallel { "Parallel" } else { "OrderedReady" }.to_owned(),
-            update_strategy: Some(StatefulSetUpdateStrategy {
-                r#type: "RollingUpdate".to_owned(),
-                rolling_update: Some(RollingUpdateStatefulSetStrategy { partition: Some(0), max_unavailable: None }),
-            }),
-            min_ready_seconds: min_ready,
-            ..StatefulSetSpec::default()
-        };
-        set_version(&mut spec, "1");
-        StatefulSet {
-            metadata: Some(ObjectMeta {
-                name: SET.to_owned(),
-                namespace: NAMESPACE.to_owned(),
-                uid: self.host.uid(),
-                generation: 1,
-                ..ObjectMeta::default()
-            }),
-            spec: Some(spec),
-            ..StatefulSet::default()
-        }
-    }
 }
 
-fn set_version(spec: &mut StatefulSetSpec, version: &str) {
-    let template = spec.template.get_or_insert_default();
-    if let Some(container) = template.spec.get_or_insert_default().containers.first_mut() {
-        container.image = format!("app:{version}");
-    }
+fn broken(id: &'static str, what: &str) -> Vec<String> {
+    vec![check::witnessed(id, "the system", what).to_string()]
 }
 
 fn fail_on(violations: &[Violation]) -> Step {

@@ -11,7 +11,10 @@ use std::{
 
 use async_trait::async_trait;
 use check::Actor;
+use controller::write::Wrote;
+use jiff::Timestamp;
 use parking_lot::Mutex;
+use pb::Kind;
 use store::{
     Error, Guard, Key, Kv, LeaseId, MemStore, Page, PageRequest, Prefix, Result, Revision, Store, Txn, TxnOutcome,
     WatchStream,
@@ -45,15 +48,40 @@ pub enum Trouble {
 }
 
 /// Who wrote which revision.
-pub type Authors = Arc<Mutex<BTreeMap<Revision, Actor>>>;
+pub type Authors = Arc<Mutex<BTreeMap<Revision, Author>>>;
 
-/// A process's calls.
+/// Who wrote something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Author {
+    /// The part of Berth.
+    pub by: Actor,
+    /// The process, where there are several.
+    pub process: Option<usize>,
+    /// What the time was, by its own clock, when it decided; None: just now.
+    pub decided: Option<Timestamp>,
+}
+
+impl From<Actor> for Author {
+    fn from(by: Actor) -> Self {
+        Self { by, process: None, decided: None }
+    }
+}
+
+/// A process's calls. Clones share its fate.
 #[derive(Clone)]
 pub struct Wire {
     store: MemStore,
     authors: Authors,
-    by: Actor,
+    author: Author,
+    work: Arc<Mutex<Work>>,
     state: Arc<Mutex<State>>,
+}
+
+/// What is known of the work that calls are made for.
+#[derive(Default)]
+struct Work {
+    decided: Option<Timestamp>,
+    answered: Wrote,
 }
 
 #[derive(Default)]
@@ -78,12 +106,33 @@ enum Fate {
 impl Wire {
     /// The set controller's wire to the store.
     pub fn new(store: MemStore, authors: Authors) -> Self {
-        Self { store, authors, by: Actor::SetController, state: Arc::default() }
+        Self { store, authors, author: Actor::SetController.into(), work: Arc::default(), state: Arc::default() }
     }
 
     /// The wire of somebody else.
     pub fn of(self, by: Actor) -> Self {
-        Self { by, ..self }
+        Self { author: Author { by, ..self.author }, ..self }
+    }
+
+    /// The wire for other work of the same process: one fate, another author.
+    pub fn for_work(&self, by: Actor, process: usize) -> Self {
+        let author = Author { by, process: Some(process), decided: None };
+        Self { author, work: Arc::default(), ..self.clone() }
+    }
+
+    /// What is written from now on was decided at this time.
+    pub fn decided(&self, at: Timestamp) {
+        self.work.lock().decided = Some(at);
+    }
+
+    /// The last writes of this work that were answered.
+    pub fn answered(&self) -> Wrote {
+        self.work.lock().answered
+    }
+
+    /// The work starts anew and remembers nothing.
+    pub fn forget(&self) {
+        *self.work.lock() = Work::default();
     }
 
     /// Calls made so far.
@@ -185,9 +234,29 @@ impl Wire {
         }
         let outcome = self.store.commit(&txn)?;
         if let TxnOutcome::Committed(revision) = outcome {
-            self.authors.lock().insert(revision, self.by);
+            let decided = self.work.lock().decided;
+            self.authors.lock().insert(revision, Author { decided, ..self.author });
         }
         Ok(outcome)
+    }
+
+    /// Remembers what was written and answered.
+    fn learn(&self, written: &[Key], outcome: &TxnOutcome) {
+        let TxnOutcome::Committed(revision) = outcome else { return };
+        let answered = &mut self.work.lock().answered;
+        let slots = [
+            (Kind::StatefulSet, &mut answered.sets),
+            (Kind::Pod, &mut answered.pods),
+            (Kind::PersistentVolumeClaim, &mut answered.claims),
+            (Kind::ControllerRevision, &mut answered.revisions),
+            (Kind::Service, &mut answered.services),
+        ];
+        for (kind, slot) in slots {
+            let prefix = Prefix::kind(kind);
+            if written.iter().any(|key| prefix.contains(key)) {
+                *slot = *revision;
+            }
+        }
     }
 }
 
@@ -226,7 +295,12 @@ impl Store for Wire {
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
         yield_once().await;
         match self.fate(true) {
-            Fate::Answered => self.commit(txn),
+            Fate::Answered => {
+                let written: Vec<_> = txn.ops.iter().map(|op| op.key().clone()).collect();
+                let outcome = self.commit(txn)?;
+                self.learn(&written, &outcome);
+                Ok(outcome)
+            }
             Fate::Crash(When::Before) => {
                 self.die().await;
                 Err(Error::Unavailable("crashed".to_owned()))

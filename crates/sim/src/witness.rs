@@ -1,9 +1,11 @@
 //! The witness: follows the store commit by commit, runs `check` on each, and keeps the hash of the history.
 
-use check::{Actor, Step, Violation, World};
+use std::sync::Arc;
+
+use check::{Actor, Objects, Step, Violation, World};
 use jiff::Timestamp;
 use pb::{Kind, Object, ObjectExt};
-use store::{Event, Kv, MemStore, Prefix, Revision, objects};
+use store::{Event, Key, Kv, MemStore, Prefix, Revision, objects};
 
 use crate::wire::Authors;
 
@@ -14,6 +16,8 @@ pub struct Witness {
     seen: Revision,
     world: World,
     hash: u64,
+    /// The process that leads, where there are several.
+    pub leader: Option<usize>,
     /// Commits seen.
     pub commits: usize,
 }
@@ -23,10 +27,11 @@ impl Witness {
     pub fn new(store: &MemStore, authors: &Authors) -> Self {
         Self {
             store: store.clone(),
-            authors: std::sync::Arc::clone(authors),
+            authors: Arc::clone(authors),
             seen: 1,
             world: World::default(),
             hash: 0xcbf2_9ce4_8422_2325,
+            leader: None,
             commits: 0,
         }
     }
@@ -45,7 +50,7 @@ impl Witness {
 
     /// A witness of another store with the same past.
     pub fn fork(&self, store: &MemStore, authors: &Authors) -> Self {
-        let (store, authors) = (store.clone(), std::sync::Arc::clone(authors));
+        let (store, authors) = (store.clone(), Arc::clone(authors));
         Self { store, authors, world: self.world.clone(), ..*self }
     }
 
@@ -59,15 +64,23 @@ impl Witness {
         let changes = self.store.inspect(|model| model.changes(&Prefix::all(), self.seen)).unwrap_or_default();
         let mut violations = Vec::new();
         for (revision, events) in changes {
+            let author = self.authors.lock().get(&revision).copied().unwrap_or(Actor::Other.into());
+            // What was right when it was decided is right: every guard held until it was done.
+            self.world.now = author.decided.unwrap_or(now);
             let before = self.world.clone();
-            self.world.now = now;
             for event in &events {
                 self.apply(event);
             }
-            let by = self.authors.lock().get(&revision).copied().unwrap_or(Actor::Other);
+            let by = author.by;
             self.note(&[by as u8]);
-            let before = World { now, ..before };
             let step = Step { before: &before, after: &self.world, by };
+            if let (Some(process), Some(leader)) = (author.process, self.leader)
+                && process != leader
+            {
+                let what = format!("process {process} wrote revision {revision} while {leader} was the leader");
+                let object = events.first().map_or("", |event| key_of(event).as_str());
+                violations.push(check::witnessed("I18", object, what));
+            }
             violations.extend(check::step(&step));
             violations.extend(also(&step));
             self.seen = revision;
@@ -97,25 +110,45 @@ impl Witness {
         let name = (key.namespace().to_owned(), key.name().to_owned());
         let of = |kind: Kind| Prefix::kind(kind).contains(key);
         if of(Kind::StatefulSet) {
-            put(&mut self.world.sets, name, value);
+            let gone = put(&mut self.world.sets, name, value);
+            self.bury(gone);
         } else if of(Kind::Pod) {
-            put(&mut self.world.pods, name, value);
+            let gone = put(&mut self.world.pods, name, value);
+            self.bury(gone);
         } else if of(Kind::PersistentVolumeClaim) {
-            put(&mut self.world.claims, name, value);
+            let gone = put(&mut self.world.claims, name, value);
+            self.bury(gone);
         } else if of(Kind::ControllerRevision) {
-            put(&mut self.world.revisions, name, value);
+            let gone = put(&mut self.world.revisions, name, value);
+            self.bury(gone);
+        } else if of(Kind::PersistentVolume) {
+            put(&mut self.world.volumes, name, value);
+        } else if of(Kind::PodDisruptionBudget) {
+            put(&mut self.world.budgets, name, value);
+        }
+    }
+
+    fn bury(&mut self, uid: Option<String>) {
+        if let Some(uid) = uid {
+            Arc::make_mut(&mut self.world.gone).insert(uid);
         }
     }
 }
 
-fn put<T: Object>(into: &mut std::collections::BTreeMap<check::Key, T>, name: check::Key, value: Option<&Kv>) {
-    match value.map(objects::decode::<T>) {
-        Some(Ok(object)) => {
-            debug_assert_eq!(object.name(), name.1);
-            into.insert(name, object);
-        }
-        Some(Err(_)) | None => {
-            into.remove(&name);
-        }
+fn key_of(event: &Event) -> &Key {
+    match event {
+        Event::Put(kv) => &kv.key,
+        Event::Delete(key, _) => key,
     }
+}
+
+/// Takes in a change; gives the uid of an object that is gone for it.
+fn put<T: Object>(into: &mut Objects<T>, name: check::Key, value: Option<&Kv>) -> Option<String> {
+    let now = value.and_then(|kv| objects::decode::<T>(kv).ok());
+    let uid = now.as_ref().map(|now| now.uid().to_owned());
+    let was = match now {
+        Some(now) => into.insert(name, Arc::new(now)),
+        None => into.remove(&name),
+    };
+    was.map(|was| was.uid().to_owned()).filter(|was| Some(was) != uid.as_ref())
 }

@@ -58,6 +58,7 @@ fn say<T: ObjectExt>(wrong: &mut Vec<Violation>, id: &'static str, object: &T, w
 /// are there and stay.
 fn born_right(step: &Step<'_>, wrong: &mut Vec<Violation>) {
     for (key, pod) in &step.after.pods {
+        let pod = pod.as_ref();
         if step.before.pods.get(key).is_some_and(|before| before.uid() == pod.uid()) {
             continue;
         }
@@ -113,7 +114,7 @@ fn claims_born_right(step: &Step<'_>, wrong: &mut Vec<Violation>) {
 
 /// 5, 6: once all is quiet every claim has the owner of the table, and none is left that the policy gives up.
 fn claims_kept_right(world: &World, wrong: &mut Vec<Violation>) {
-    for claim in world.claims.values() {
+    for claim in world.claims.values().map(AsRef::as_ref) {
         let Some((set, ordinal)) = whose(world, claim) else { continue };
         if claim.is_terminating() {
             say(wrong, "2.4/6", claim, "is still being deleted".to_owned());
@@ -168,7 +169,8 @@ fn within_budget(step: &Step<'_>, wrong: &mut Vec<Violation>) {
             Some(int_or_string::Kind::StringValue(text)) => {
                 text.trim_end_matches('%').parse::<i64>().unwrap_or(0) * all / 100
             }
-            None => 1,
+            // The classic walk counts only the pods above (UPD-4).
+            None => continue,
         }
         .max(1);
         // A scale-down or a new size counts other pods: looked at in the commits before and after it.
@@ -178,7 +180,7 @@ fn within_budget(step: &Step<'_>, wrong: &mut Vec<Violation>) {
         let (before, after) = (unavailable(step.before, set), unavailable(step.after, set));
         if after > before && after > bound && !only_ended(step, set) {
             let what = format!("{after} pods are unavailable of {before} before; maxUnavailable is {bound}");
-            say(wrong, "2.4/7", set, what);
+            say(wrong, "2.4/7", set.as_ref(), what);
         }
     }
 }
@@ -187,9 +189,9 @@ fn within_budget(step: &Step<'_>, wrong: &mut Vec<Violation>) {
 fn only_ended(step: &Step<'_>, set: &StatefulSet) -> bool {
     let mut asked = step.before.pods.iter().filter(|(key, pod)| {
         let now = step.after.pods.get(*key).filter(|now| now.uid() == pod.uid());
-        set_of(step.before, *pod).is_some_and(|owner| owner.uid() == set.uid())
+        set_of(step.before, pod).is_some_and(|owner| owner.uid() == set.uid())
             && !pod.is_terminating()
-            && now.is_none_or(ObjectExt::is_terminating)
+            && now.is_none_or(|now| now.is_terminating())
     });
     asked.all(|(_, pod)| matches!(phase(pod), "Failed" | "Succeeded"))
 }
@@ -214,7 +216,7 @@ fn unavailable(world: &World, set: &StatefulSet) -> i64 {
 /// 4: under OrderedReady the lowest `currentReplicas` pods are of the current revision, the highest `updatedReplicas` of
 /// the update revision.
 fn revisions_in_order(world: &World, wrong: &mut Vec<Violation>) {
-    for set in world.sets.values() {
+    for set in world.sets.values().map(AsRef::as_ref) {
         let Some(status) = set.status.as_ref() else { continue };
         let in_order = spec(set).is_some_and(|spec| spec.pod_management_policy != "Parallel");
         let current = status.observed_generation == set.meta().generation;
@@ -267,18 +269,22 @@ fn ordinal_of(set: &StatefulSet, pod: &Pod) -> Option<Ordinal> {
 
 fn set_of<'a>(world: &'a World, pod: &Pod) -> Option<&'a StatefulSet> {
     let owner = pod.meta().owner_references.iter().find(|owner| owner.controller == Some(true))?;
-    world.sets.values().find(|set| set.uid() == owner.uid)
+    world.sets.values().map(AsRef::as_ref).find(|set| set.uid() == owner.uid)
 }
 
 /// The set's pods by ordinal.
 fn pods_of<'a>(world: &'a World, set: &StatefulSet) -> BTreeMap<Ordinal, &'a Pod> {
-    let ours = world.pods.values().filter(|pod| set_of(world, pod).is_some_and(|owner| owner.uid() == set.uid()));
+    let ours = world
+        .pods
+        .values()
+        .map(AsRef::as_ref)
+        .filter(|pod| set_of(world, pod).is_some_and(|owner| owner.uid() == set.uid()));
     ours.filter_map(|pod| Some((ordinal_of(set, pod)?, pod))).collect()
 }
 
 /// The set and the ordinal that a claim's name speaks of.
 fn whose<'a>(world: &'a World, claim: &PersistentVolumeClaim) -> Option<(&'a StatefulSet, Ordinal)> {
-    world.sets.values().filter(|set| set.namespace() == claim.namespace()).find_map(|set| {
+    world.sets.values().map(AsRef::as_ref).filter(|set| set.namespace() == claim.namespace()).find_map(|set| {
         templates(set).find_map(|template| {
             let pod = claim.name().strip_prefix(template)?.strip_prefix('-')?;
             Some((set, SetName::from(set.name()).ordinal_of(&PodName::from(pod))?))

@@ -2,9 +2,7 @@
 //!
 //! Names of revisions are hashes; they are told by their number and image instead. Times and uids are left out.
 
-use std::collections::BTreeMap;
-
-use check::{Actor, Key, Step, World};
+use check::{Actor, Key, Objects, Step, World};
 use pb::{Object, ObjectExt, objects::*};
 
 use super::{image, is_ready, phase, version};
@@ -12,9 +10,10 @@ use super::{image, is_ready, phase, version};
 /// The lines of one commit.
 pub(super) fn commit(step: &Step<'_>) -> Vec<String> {
     let who = match step.by {
-        Actor::SetController => "set ",
+        Actor::SetController => "controller",
+        Actor::Collector => "collector",
         Actor::User => "user",
-        Actor::Other => "    ",
+        Actor::Other | Actor::Evictor => "",
     };
     let mut lines = Vec::new();
     let (before, after) = (step.before, step.after);
@@ -22,7 +21,7 @@ pub(super) fn commit(step: &Step<'_>) -> Vec<String> {
     changes(&before.claims, &after.claims, |_, claim| self::claim(claim), &mut lines);
     changes(&before.pods, &after.pods, |_, pod| self::pod(pod), &mut lines);
     changes(&before.sets, &after.sets, set(after), &mut lines);
-    lines.into_iter().map(|line| format!("  {who} {line}")).collect()
+    lines.into_iter().map(|line| format!("  {who:10} {line}")).collect()
 }
 
 /// Everything that there is, as far as it does not depend on chance: what two histories that come to the same agree on.
@@ -37,14 +36,15 @@ pub(super) fn portrait(world: &World) -> Vec<String> {
 }
 
 fn changes<T: Object>(
-    before: &BTreeMap<Key, T>,
-    after: &BTreeMap<Key, T>,
+    before: &Objects<T>,
+    after: &Objects<T>,
     tell: impl Fn(&Key, &T) -> String,
     lines: &mut Vec<String>,
 ) {
     let word = word(T::KIND.name());
     let named = |key: &Key| match T::KIND.name() {
         "ControllerRevision" => word.to_owned(),
+        "StatefulSet" => key.1.clone(),
         _ => format!("{word} {}", key.1),
     };
     for (key, object) in before {
