@@ -1,4 +1,4 @@
-//! The controller: makes what is so for StatefulSets, nodes and garbage.
+//! The controller: makes what is so for StatefulSets, nodes, disruption budgets and garbage.
 //!
 //! Snapshot, plan, apply: caches show what is stored ([`caches`]), a pure function decides (`plan::statefulset`,
 //! `plan::gc`), and each action becomes one guarded transaction ([`apply`], the private `birth`). Invariants that live
