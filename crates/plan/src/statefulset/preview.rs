@@ -10,12 +10,14 @@ use jiff::Timestamp;
 use model::identity::{ModRevision, NodeName, Ordinal, PodName, RevisionName, Uid};
 
 use super::{
-    action::{DeleteReason, NewClaim, NewPod, Op, Plan},
+    action::{DeleteReason, NewClaim, NewPod, Op, Plan, PodAt},
     draft::Draft,
     members, plan, revisions,
     snapshot::{ClaimView, Control, OwnerKind, Phase, PodView, RevisionView, Snapshot, Strategy},
     wait::WaitReason,
 };
+
+use crate::budget::{Counted, Health};
 
 /// Steps that are shown at most.
 const STEPS: usize = 1000;
@@ -98,7 +100,11 @@ pub fn preview(snapshot: &Snapshot) -> Preview {
     let rounds = PLANS_FOR_A_STEP * (STEPS + 1);
     for _ in 0..rounds {
         let next = plan(&world.snapshot);
-        let acted = next.actions.iter().fold(false, |acted, action| world.apply(&action.op) || acted);
+        // All of them are done, also after the first that changes something.
+        let mut acted = false;
+        for action in &next.actions {
+            acted |= world.apply(&action.op);
+        }
         if world.gone || (!acted && !world.settle_down()) {
             let held_back = if world.gone { Vec::new() } else { held_back(&world.snapshot, &next) };
             return Preview { steps: world.steps, held_back, goes_on: false };
@@ -231,6 +237,7 @@ impl Ideal {
             trouble: String::new(),
         };
         self.snapshot.pods.push(pod);
+        self.count(&new.pod, Some(Health::Healthy));
         match self.deleted.remove(&new.ordinal).and_then(|(at, from)| Some((self.steps.get_mut(at)?, from))) {
             Some((step, from)) => step.what = What::Replace { from, to: new.revision.clone() },
             None => self.steps.push(Foreseen {
@@ -246,8 +253,29 @@ impl Ideal {
         let Some(at) = self.snapshot.pods.iter().position(|there| there.name == *pod) else { return };
         let old = self.snapshot.pods.remove(at);
         self.collect(&old);
+        let comes_back = !matches!(why, DeleteReason::ScaledAway | DeleteReason::SetDeleted);
+        self.count(pod, comes_back.then_some(Health::Away));
         self.deleted.insert(ordinal, (self.steps.len(), old.revision));
         self.steps.push(Foreseen { pod: pod.clone(), ordinal, what: What::Delete, why: why.to_string() });
+    }
+
+    /// Lets disruption budgets that count the set's pods count this one so; None if it is no more.
+    fn count(&mut self, pod: &PodName, health: Option<Health>) {
+        let set = &self.snapshot.set.name;
+        for budget in &mut self.snapshot.budgets {
+            let known = budget.pods.iter().position(|counted| counted.pod.pod == *pod);
+            match (known, health) {
+                (Some(at), None) => drop(budget.pods.remove(at)),
+                (Some(at), Some(health)) => {
+                    budget.pods.get_mut(at).into_iter().for_each(|counted| counted.health = health);
+                }
+                (None, Some(health)) if budget.pods.iter().any(|other| set.ordinal_of(&other.pod.pod).is_some()) => {
+                    let seen = PodAt { pod: pod.clone(), uid: Uid::default(), at: ModRevision(0) };
+                    budget.pods.push(Counted { pod: seen, health });
+                }
+                (None, _) => {}
+            }
+        }
     }
 
     /// Claims follow the pod that owns them.
@@ -261,10 +289,14 @@ impl Ideal {
         let (gone, left) = std::mem::take(&mut self.snapshot.pods).into_iter().partition(|pod| pod.terminating);
         self.snapshot.pods = left;
         let gone: Vec<PodView> = gone;
-        gone.iter().for_each(|pod| self.collect(pod));
+        for pod in &gone {
+            self.collect(pod);
+            self.count(&pod.name, Some(Health::Away));
+        }
         let claims = self.snapshot.claims.len();
         self.snapshot.claims.retain(|_, claim| !claim.terminating);
         let mut changed = !gone.is_empty() || self.snapshot.claims.len() < claims;
+        let mut well = Vec::new();
         for pod in &mut self.snapshot.pods {
             if pod.phase.is_terminal() || (pod.phase == Phase::Running && pod.ready_since == Some(Timestamp::MIN)) {
                 continue;
@@ -272,7 +304,9 @@ impl Ideal {
             (pod.phase, pod.ready_since) = (Phase::Running, Some(Timestamp::MIN));
             pod.node.get_or_insert_with(|| NodeName::from("foreseen"));
             changed = true;
+            well.push(pod.name.clone());
         }
+        well.iter().for_each(|pod| self.count(pod, Some(Health::Healthy)));
         changed
     }
 }
