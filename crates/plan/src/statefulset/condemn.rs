@@ -38,14 +38,16 @@ pub(super) fn process(draft: &mut Draft<'_>) -> bool {
 }
 
 /// A pod that is not available may go only if it is the lowest of the unavailable ones (DN-4): otherwise a broken
-/// cluster would lose one member after the other.
+/// cluster would lose one member after the other. A pod that has ended is no member any more and never will be: it goes,
+/// and nobody waits for it.
 fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
     if pod.terminating {
         return;
     }
     let healthy = pod.is_ready() && pod.is_available(draft.snapshot);
+    let ended = pod.phase.is_terminal();
     let lowest = first_unavailable(draft);
-    if healthy || lowest == Some(ordinal) {
+    if healthy || ended || lowest == Some(ordinal) {
         budgets::disrupt(draft, pod, ordinal, |draft| {
             draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway, RestsOn::Peers);
         });
@@ -59,12 +61,13 @@ fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
     draft.wait(ordinal, reason);
 }
 
-/// The lowest ordinal in range that is missing or unavailable, else the lowest out of range.
+/// The lowest ordinal in range that is missing or unavailable, else the lowest out of range that has not ended.
 fn first_unavailable(draft: &Draft<'_>) -> Option<Ordinal> {
     let members = &draft.members;
     let unavailable = |pod: &PodView| pod.is_unavailable(draft.snapshot);
     let ordinals = &draft.snapshot.set.ordinals;
     let in_range = ordinals.iter().find(|ordinal| members.replicas.get(ordinal).is_none_or(|pod| unavailable(pod)));
-    let out_of_range = || members.condemned.iter().rev().find(|(_, pod)| unavailable(pod)).map(|(ordinal, _)| *ordinal);
+    let comes_back = |pod: &PodView| unavailable(pod) && !pod.phase.is_terminal();
+    let out_of_range = || members.condemned.iter().rev().find(|(_, pod)| comes_back(pod)).map(|(ordinal, _)| *ordinal);
     in_range.or_else(out_of_range)
 }
