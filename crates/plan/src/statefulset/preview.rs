@@ -87,7 +87,9 @@ pub struct HeldBack {
 impl fmt::Display for HeldBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pods: Vec<_> = self.pods.iter().map(PodName::as_str).collect();
-        if !pods.is_empty() {
+        // A sentence about one pod names it.
+        let named = matches!(pods[..], [pod] if self.why.starts_with(pod));
+        if !pods.is_empty() && !named {
             write!(f, "{}: ", pods.join(", "))?;
         }
         f.write_str(&self.why)

@@ -1,6 +1,9 @@
 //! What a change is foreseen to do, in words, and that it then does that.
 
-use plan::statefulset::{Preview, What, preview};
+use plan::{
+    budget::{Budget, Counted, Demand, Health, Unhealthy},
+    statefulset::{PodAt, Preview, What, preview},
+};
 
 use crate::{Event, Shape, cluster::Cluster, happen, settle, stories::PLAIN, stories::settled};
 
@@ -77,4 +80,33 @@ fn a_set_of_very_many_pods_is_shown_up_to_a_limit() {
     happen(&mut cluster, &Event::Scale(1500));
     let preview = preview(&cluster.snapshot());
     assert_eq!((preview.steps.len(), preview.goes_on), (1000, true));
+}
+
+#[test]
+fn a_disruption_budget_holds_back_what_it_would_hold_back() {
+    let demanding = |available: u32| {
+        let mut cluster = settled(&PLAIN);
+        happen(&mut cluster, &Event::Template(1));
+        let mut snapshot = cluster.snapshot();
+        let count = |pod: &plan::statefulset::PodView| Counted {
+            pod: PodAt { pod: pod.name.clone(), uid: pod.uid.clone(), at: pod.at },
+            health: Health::Healthy,
+        };
+        snapshot.budgets = vec![Budget {
+            name: "pdb".to_owned(),
+            uid: "b".into(),
+            at: model::identity::ModRevision(1),
+            demand: Demand::MinAvailable(model::bound::Bound::Count(available)),
+            unhealthy: Unhealthy::default(),
+            pods: snapshot.pods.iter().map(count).collect(),
+            wanted: 3,
+        }];
+        preview(&snapshot)
+    };
+    let replaced: Vec<_> = demanding(2).steps.into_iter().map(|step| step.pod.to_string()).collect();
+    assert_eq!(replaced, ["web-2", "web-1", "web-0"], "one at a time is within the budget");
+    let held = demanding(3);
+    assert_eq!(held.steps, []);
+    let why = "not web-2 is to go, but disruption budget pdb (minAvailable 3) needs 3 of 3 pods healthy and has 3";
+    assert_eq!(told(&held), [why]);
 }
