@@ -184,7 +184,7 @@ impl<A: Fn(Job)> Finder<'_, A> {
     /// Looks at the owners of a dependent that do not simply live.
     fn dependent<T: Object>(&self, dependent: &T) {
         for owner in OwnerKey::all_of(dependent) {
-            if !family::lives(&self.caches, &owner) {
+            if !family::lives(self.caches, &owner) {
                 (self.add)(Job::Owner(owner));
             }
         }
