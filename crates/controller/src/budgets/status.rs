@@ -44,13 +44,12 @@ async fn work(caches: &Caches, around: &Surroundings, queue: &Queue<Key>) {
 
 async fn write(caches: &Caches, around: &Surroundings, key: &Key) -> Result<(), Fault> {
     let Some(stored) = caches.budgets.get(key) else { return Ok(()) };
-    for counted in counted(caches, key.namespace(), &[stored.clone()]) {
-        let Some(budget) = with_status(&stored, &counted, Time::from(around.host.now())) else { continue };
-        let mut draft = Draft::new([store::objects::unchanged(stored.as_ref())]);
-        draft.put(&budget);
-        draft.commit(around.store.as_ref(), around.fence.as_ref()).await?;
-    }
-    Ok(())
+    let counted = counted(caches, key.namespace(), std::slice::from_ref(&stored)).pop();
+    let due = counted.and_then(|counted| with_status(&stored, &counted, Time::from(around.host.now())));
+    let Some(budget) = due else { return Ok(()) };
+    let mut draft = Draft::new([store::objects::unchanged(stored.as_ref())]);
+    draft.put(&budget);
+    draft.commit(around.store.as_ref(), around.fence.as_ref()).await.map(drop)
 }
 
 /// The budget as it should be written; None if its status is right.

@@ -1,7 +1,7 @@
 //! PodDisruptionBudgets.
 
 use pb::objects::PodDisruptionBudget;
-use serde_json::Value;
+use serde_json::json;
 
 use super::meta;
 use crate::{
@@ -33,7 +33,7 @@ pub(super) fn check(budget: &PodDisruptionBudget, errors: &mut Errors) {
         if let Some(bound) = bound
             && let Err(broken) = Bound::read(bound)
         {
-            errors.invalid(&path.child(field), serde_json::to_value(bound).unwrap_or(Value::Null), broken.to_string());
+            errors.invalid(&path.child(field), json!(bound), broken.to_string());
         }
     }
     match &spec.selector {
@@ -53,7 +53,7 @@ pub(super) fn check(budget: &PodDisruptionBudget, errors: &mut Errors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::Value;
 
     use super::*;
     use crate::decode::{self, Mode};

@@ -1,10 +1,11 @@
 //! StatefulSets (VAL-1 to VAL-8). What Berth adds to them stands in `berth`.
 
-use pb::objects::{IntOrString, StatefulSet, StatefulSetSpec, int_or_string};
+use pb::objects::{IntOrString, StatefulSet, StatefulSetSpec};
 use serde_json::json;
 
 use super::{Occasion, berth, meta, named, not_negative, one_of, pod, storage};
 use crate::{
+    bound::Bound,
     error::{Errors, FieldPath},
     names,
     selector::Selector,
@@ -77,19 +78,12 @@ fn update_strategy(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors
 }
 
 fn max_unavailable(bound: &IntOrString, path: &FieldPath, errors: &mut Errors) {
-    match &bound.kind {
-        Some(int_or_string::Kind::StringValue(text)) => {
-            let digits = text.strip_suffix('%').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
-            match digits.map(str::parse::<u32>) {
-                None => errors.invalid(path, text.as_str(), "must be a number, or a percentage such as \"25%\""),
-                Some(Ok(0)) => errors.invalid(path, text.as_str(), "cannot be 0"),
-                Some(Ok(1..=100)) => {}
-                Some(_) => errors.invalid(path, text.as_str(), "must not be greater than 100%"),
-            }
-        }
-        Some(int_or_string::Kind::IntValue(0)) | None => errors.invalid(path, 0, "cannot be 0"),
-        Some(int_or_string::Kind::IntValue(number)) => not_negative(*number, path, errors),
-    }
+    let broken = match Bound::read(bound) {
+        Ok(Bound::Count(0) | Bound::Percent(0)) => "cannot be 0".to_owned(),
+        Ok(_) => return,
+        Err(broken) => broken.to_string(),
+    };
+    errors.invalid(path, json!(bound), broken);
 }
 
 fn claim_templates(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use model::{
+    bound::Bound,
     identity::{ModRevision, NodeName, Ordinal, SetName, Uid},
     ordinals::{OrdinalRanges, Ordinals},
     overrides,
@@ -18,7 +19,7 @@ use pb::{
     Object, ObjectExt,
     objects::{
         Condition, ContainerState, ControllerRevision, IntOrString, ObjectMeta, OwnerReference, PersistentVolumeClaim,
-        Pod, PodTemplateSpec, StatefulSet, StatefulSetOverride, StatefulSetSpec, StatefulSetStatus, int_or_string,
+        Pod, PodTemplateSpec, StatefulSet, StatefulSetOverride, StatefulSetSpec, StatefulSetStatus,
     },
 };
 
@@ -28,7 +29,7 @@ use super::{
         ClaimOwner, ClaimView, Control, MaxUnavailable, Override, OwnerKind, Phase, PodView, Policy, Retention,
         RevisionView, SetView, Snapshot, Strategy,
     },
-    stamp::{ORDERED_DELETION, OVERRIDES_ANNOTATION, POD_NAME_LABEL, REVISION_LABEL},
+    stamp::{MADE_FOR_ANNOTATION, ORDERED_DELETION, OVERRIDES_ANNOTATION, POD_NAME_LABEL, REVISION_LABEL},
     status::{self, BlockedOn, Status},
 };
 use crate::budget::Budget;
@@ -161,15 +162,12 @@ fn strategy(spec: &StatefulSetSpec) -> Strategy {
     }
 }
 
-/// A text that is no percentage bounds the update to one pod.
+/// What cannot be read bounds the update to one pod.
 fn max_unavailable(bound: &IntOrString) -> MaxUnavailable {
-    match &bound.kind {
-        Some(int_or_string::Kind::IntValue(count)) => MaxUnavailable::Count(unsigned(*count)),
-        Some(int_or_string::Kind::StringValue(text)) => {
-            let percent = text.strip_suffix('%').and_then(|percent| percent.parse().ok());
-            percent.map_or(MaxUnavailable::Count(1), MaxUnavailable::Percent)
-        }
-        None => MaxUnavailable::Count(1),
+    match Bound::read(bound) {
+        Ok(Bound::Count(count)) => MaxUnavailable::Count(count),
+        Ok(Bound::Percent(percent)) => MaxUnavailable::Percent(percent),
+        Err(_) => MaxUnavailable::Count(1),
     }
 }
 
@@ -291,6 +289,7 @@ fn claim(claim: &PersistentVolumeClaim) -> ClaimView {
         uid: meta.uid.as_str().into(),
         at: ModRevision(claim.mod_revision()),
         terminating: claim.is_terminating(),
+        made_for: meta.annotations.get(MADE_FOR_ANNOTATION).cloned().unwrap_or_default(),
         owners: meta.owner_references.iter().map(ClaimOwner::from).collect(),
     }
 }
