@@ -2,14 +2,16 @@
 //!
 //! Never deletes a claim. By the retention policy a claim gets the set or its pod as owner, and whoever collects
 //! garbage deletes it when that owner is gone (I6). An owner reference of an earlier object of the same name is left
-//! alone: it speaks for a deletion that is not ours to undo.
+//! alone: it speaks for a deletion that is not ours to undo. A claim that was made for another set is neither used nor
+//! touched (I5).
 
 use model::identity::{ClaimName, Ordinal, PodName, Uid};
 
 use super::{
     action::NewClaim,
     draft::Draft,
-    snapshot::{ClaimOwner, OwnerKind, Retention, SetView},
+    snapshot::{ClaimOwner, ClaimView, OwnerKind, Retention, SetView},
+    stamp,
     wait::WaitReason,
 };
 
@@ -19,19 +21,22 @@ pub(super) struct Inventory {
     pub missing: Vec<NewClaim>,
     /// Claims that are there and usable.
     pub present: Vec<ClaimName>,
-    /// Claims that are being deleted.
-    pub terminating: Vec<ClaimName>,
+    /// Claims that cannot be used, and why.
+    pub unusable: Vec<WaitReason>,
 }
 
 /// Looks at the claims that a pod needs. `uid` is the pod's; None if it is still to be made.
 pub(super) fn inventory(draft: &Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) -> Inventory {
     let set = &draft.snapshot.set;
     let owners = Owners::of(set, ordinal, uid);
-    let mut inventory = Inventory { missing: Vec::new(), present: Vec::new(), terminating: Vec::new() };
+    let mut inventory = Inventory { missing: Vec::new(), present: Vec::new(), unusable: Vec::new() };
     for template in &set.claim_templates {
         let name = set.name.claim(template, ordinal);
         match draft.claim(&name) {
-            Some(claim) if claim.terminating => inventory.terminating.push(name),
+            Some(claim) if is_foreign(set, template, claim) => {
+                inventory.unusable.push(WaitReason::ClaimTaken { claim: name, by: claim.made_for.clone() });
+            }
+            Some(claim) if claim.terminating => inventory.unusable.push(WaitReason::ClaimTerminating { claim: name }),
             Some(_) => inventory.present.push(name),
             None if draft.owners_of(&name).is_some() => {}
             None => {
@@ -49,11 +54,17 @@ pub(super) fn complete(draft: &mut Draft<'_>, ordinal: Ordinal, uid: Option<&Uid
     for claim in inventory.missing {
         draft.create_claim(claim);
     }
-    let usable = inventory.terminating.is_empty();
-    for claim in inventory.terminating {
-        draft.wait(ordinal, WaitReason::ClaimTerminating { claim });
+    let usable = inventory.unusable.is_empty();
+    for reason in inventory.unusable {
+        draft.wait(ordinal, reason);
     }
     usable
+}
+
+/// Whether a claim holds the data of another set, whose claims happen to get the same name. A claim that says nothing was
+/// made by a person, and for this set.
+fn is_foreign(set: &SetView, template: &str, claim: &ClaimView) -> bool {
+    !claim.made_for.is_empty() && claim.made_for != stamp::made_for(set.name.as_str(), template)
 }
 
 /// A claim that belongs to an earlier pod of this name and is about to be collected (RET-4).
@@ -75,7 +86,7 @@ pub(super) fn fix_owners(draft: &mut Draft<'_>, ordinal: Ordinal, uid: Option<&U
     let owners = Owners::of(set, ordinal, uid);
     for template in &set.claim_templates {
         let name = set.name.claim(template, ordinal);
-        let Some(claim) = draft.claim(&name) else { continue };
+        let Some(claim) = draft.claim(&name).filter(|claim| !is_foreign(set, template, claim)) else { continue };
         if let Some(wanted) = draft.owners_of(&name).and_then(|refs| owners.wanted(refs)) {
             draft.update_claim_owners(claim, wanted);
         }

@@ -39,7 +39,8 @@ pub(super) fn process(draft: &mut Draft<'_>) -> bool {
 
 /// A pod that is not available may go only if it is the lowest of the unavailable ones (DN-4): otherwise a broken
 /// cluster would lose one member after the other. A pod that has ended is no member any more and never will be: it goes,
-/// and nobody waits for it.
+/// and nobody waits for it. Nor for one that is outdated: nothing will heal it where it is, and what was wrong with its
+/// template is put right by now, perhaps.
 fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
     if pod.terminating {
         return;
@@ -47,7 +48,9 @@ fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
     let healthy = pod.is_ready() && pod.is_available(draft.snapshot);
     let ended = pod.phase.is_terminal();
     let lowest = first_unavailable(draft);
-    if healthy || ended || lowest == Some(ordinal) {
+    let alone = lowest.is_none_or(|lowest| lowest == ordinal);
+    let given_up = ended || (alone && draft.is_outdated(pod));
+    if healthy || given_up || lowest == Some(ordinal) {
         budgets::disrupt(draft, pod, ordinal, |draft| {
             draft.delete_pod(pod, ordinal, DeleteReason::ScaledAway, RestsOn::Peers);
         });
@@ -61,13 +64,13 @@ fn remove_highest(draft: &mut Draft<'_>, ordinal: Ordinal, pod: &PodView) {
     draft.wait(ordinal, reason);
 }
 
-/// The lowest ordinal in range that is missing or unavailable, else the lowest out of range that has not ended.
+/// The lowest ordinal in range that is missing or unavailable, else the lowest out of range that may yet come back.
 fn first_unavailable(draft: &Draft<'_>) -> Option<Ordinal> {
     let members = &draft.members;
     let unavailable = |pod: &PodView| pod.is_unavailable(draft.snapshot);
     let ordinals = &draft.snapshot.set.ordinals;
     let in_range = ordinals.iter().find(|ordinal| members.replicas.get(ordinal).is_none_or(|pod| unavailable(pod)));
-    let comes_back = |pod: &PodView| unavailable(pod) && !pod.phase.is_terminal();
+    let comes_back = |pod: &PodView| unavailable(pod) && !pod.phase.is_terminal() && !draft.is_outdated(pod);
     let out_of_range = || members.condemned.iter().rev().find(|(_, pod)| comes_back(pod)).map(|(ordinal, _)| *ordinal);
     in_range.or_else(out_of_range)
 }

@@ -180,12 +180,15 @@ impl<'a> Draft<'a> {
         (actions, waits)
     }
 
-    /// Guards that those pods in range that `which` names and that are available are as they were seen. What the others
+    /// Guards that those pods that `which` names and that are available are as they were seen. What the others
     /// do does not matter: they are counted as unavailable already, and can only become better.
     fn peers_unchanged(&self, which: impl Fn(Ordinal) -> bool) -> Guard {
         let counted = |(ordinal, pod): &(&Ordinal, &&PodView)| which(**ordinal) && !pod.is_unavailable(self.snapshot);
-        let peers = self.members.replicas.iter().filter(counted);
-        Guard::PodsUnchanged(peers.map(|(_, pod)| pod.seen()).collect())
+        let peers = self.members.replicas.iter().filter(counted).map(|(_, pod)| pod.seen());
+        // Under OrderedReady a broken pod is scaled away only while no lower one is broken, wherever that is (DN-4).
+        let condemned = self.members.condemned.iter().map(|(ordinal, pod)| (ordinal, pod)).filter(counted);
+        let condemned = condemned.filter(|_| self.in_order()).map(|(_, pod)| pod.seen());
+        Guard::PodsUnchanged(peers.chain(condemned).collect())
     }
 }
 

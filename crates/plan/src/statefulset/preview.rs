@@ -210,6 +210,7 @@ impl Ideal {
             uid: self.uid(),
             at: ModRevision(0),
             terminating: false,
+            made_for: String::new(),
             owners: new.owners.clone(),
         };
         self.snapshot.claims.insert(claim.name.clone(), claim);

@@ -94,7 +94,7 @@ fn create(draft: &mut Draft<'_>, ordinal: Ordinal) -> Flow {
     let pod = draft.snapshot.set.name.pod(ordinal);
     let taken = draft.snapshot.pods.iter().any(|other| other.name == pod);
     let claims = claims::inventory(draft, ordinal, None);
-    if taken || !claims.terminating.is_empty() {
+    if taken || !claims.unusable.is_empty() {
         if claims::complete(draft, ordinal, None) {
             draft.wait(ordinal, WaitReason::NameTaken);
         }

@@ -267,6 +267,8 @@ pub struct ClaimView {
     pub at: ModRevision,
     /// Whether deletion was asked for.
     pub terminating: bool,
+    /// For whom it was made, as `stamp::made_for` says it; empty if no set made it.
+    pub made_for: String,
     /// metadata.ownerReferences, in order.
     pub owners: Vec<ClaimOwner>,
 }

@@ -30,6 +30,9 @@ pub const REVISION_LABEL: &str = "controller-revision-hash";
 /// Annotation of a pod: digest of the overrides of its ordinal, if it has any. With the label of the revision it says
 /// what the pod was made from.
 pub const OVERRIDES_ANNOTATION: &str = "berth.dev/overrides";
+/// Annotation of a claim: the set and the claim template that it was made for. Two sets can give a claim the same name:
+/// `alpha-beta` of the set `web`, and `alpha` of the set `beta-web` (#41153).
+pub const MADE_FOR_ANNOTATION: &str = "berth.dev/made-for";
 /// Finalizer of a set whose pods go in order when it is deleted.
 pub const ORDERED_DELETION: &str = "berth.dev/ordered-deletion";
 /// Label of a revision: the hash in its name.
@@ -103,6 +106,11 @@ pub fn connect(pod: &mut Pod, set: &StatefulSet, ordinal: Ordinal) {
     *present = volumes;
 }
 
+/// For whom a claim is made.
+pub fn made_for(set: &str, template: &str) -> String {
+    format!("{set}/{template}")
+}
+
 /// A claim of `set`; None if it has no such template.
 pub fn claim(set: &StatefulSet, new: &NewClaim) -> Option<PersistentVolumeClaim> {
     let spec = spec(set)?;
@@ -113,6 +121,7 @@ pub fn claim(set: &StatefulSet, new: &NewClaim) -> Option<PersistentVolumeClaim>
     meta.name = new.name.to_string();
     meta.namespace = set.namespace().to_owned();
     meta.labels.extend(selector);
+    meta.annotations.insert(MADE_FOR_ANNOTATION.to_owned(), made_for(set.name(), &new.template));
     meta.owner_references = new.owners.iter().map(owner_reference).collect();
     overrides::claim(spec, new.ordinal, &new.template, claim.spec.get_or_insert_default());
     claim.status = None;

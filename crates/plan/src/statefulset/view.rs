@@ -29,7 +29,7 @@ use super::{
         ClaimOwner, ClaimView, Control, MaxUnavailable, Override, OwnerKind, Phase, PodView, Policy, Retention,
         RevisionView, SetView, Snapshot, Strategy,
     },
-    stamp::{ORDERED_DELETION, OVERRIDES_ANNOTATION, POD_NAME_LABEL, REVISION_LABEL},
+    stamp::{MADE_FOR_ANNOTATION, ORDERED_DELETION, OVERRIDES_ANNOTATION, POD_NAME_LABEL, REVISION_LABEL},
     status::{self, BlockedOn, Status},
 };
 use crate::budget::Budget;
@@ -289,6 +289,7 @@ fn claim(claim: &PersistentVolumeClaim) -> ClaimView {
         uid: meta.uid.as_str().into(),
         at: ModRevision(claim.mod_revision()),
         terminating: claim.is_terminating(),
+        made_for: meta.annotations.get(MADE_FOR_ANNOTATION).cloned().unwrap_or_default(),
         owners: meta.owner_references.iter().map(ClaimOwner::from).collect(),
     }
 }

@@ -73,6 +73,13 @@ pub enum WaitReason {
         /// The claim.
         claim: ClaimName,
     },
+    /// A claim of its pod's name was made for another set (#41153).
+    ClaimTaken {
+        /// The claim.
+        claim: ClaimName,
+        /// The set and the claim template that it was made for.
+        by: String,
+    },
     /// A pod of this name exists that is not the set's (AD-2, AD-3).
     NameTaken,
     /// Its pod is outdated, but as many pods are unavailable as may be (MU-2).
@@ -100,7 +107,7 @@ pub enum WaitReason {
 impl WaitReason {
     /// Whether this is an obstacle that the set's own progress will not remove, so that it must be tried again.
     pub fn is_obstacle(&self) -> bool {
-        matches!(self, Self::ClaimTerminating { .. } | Self::NameTaken)
+        matches!(self, Self::ClaimTerminating { .. } | Self::ClaimTaken { .. } | Self::NameTaken)
     }
 
     /// One word for conditions and metrics.
@@ -117,6 +124,7 @@ impl WaitReason {
             Self::PodEnded { .. } => "PodEnded",
             Self::ClaimTerminating { .. } => "ClaimTerminating",
             Self::ClaimStale { .. } => "ClaimStale",
+            Self::ClaimTaken { .. } => "ClaimTaken",
             Self::NameTaken => "NameTaken",
             Self::UpdateBudget { .. } => "UpdateBudget",
             Self::DisruptionBudget(_) => "DisruptionBudget",
@@ -160,6 +168,11 @@ impl fmt::Display for Wait {
                 f,
                 "{pod} is not created yet: its claim {claim} belongs to an earlier pod of this name and goes away by \
                  whenScaled: Delete"
+            ),
+            WaitReason::ClaimTaken { claim, by } => write!(
+                f,
+                "{pod} cannot be made: its claim {claim} was made for {by} and holds that set's data; give this set or \
+                 its claim template another name"
             ),
             WaitReason::NameTaken => {
                 write!(f, "{pod} cannot be made: a pod of this name exists that is not this set's; delete or rename it")

@@ -63,8 +63,8 @@ pub fn compare(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Outco
     };
     names.extend(replaced.name);
 
-    if let Some(held_up) = case.held_up_by_ended().filter(|_| !failed) {
-        names.insert("what-has-ended-blocks-nothing");
+    if let Some(held_up) = case.held_up_by_lost().filter(|_| !failed) {
+        names.insert("what-is-lost-blocks-nothing");
         let goes = |act: &Act| act.op == "delete_pod" && act.o == Some(held_up) && act.name.is_none();
         if !planned.iter().any(goes) || expected.iter().any(goes) {
             return Outcome::Differ(format!("ordinal {held_up} is out of range and due to go, in Berth alone"));

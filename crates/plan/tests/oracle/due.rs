@@ -107,21 +107,26 @@ impl<'a> Case<'a> {
         if self.current == self.update { 0 } else { u32::try_from(others).unwrap_or(u32::MAX) }
     }
 
-    /// The highest pod out of range, where only pods that have ended and are out of range too keep Kubernetes from deleting
-    /// it under OrderedReady.
-    pub fn held_up_by_ended(&self) -> Option<u32> {
+    /// The highest pod out of range, where only pods out of range that never come back keep Kubernetes from deleting it
+    /// under OrderedReady: such as have ended, and such as are outdated and down.
+    pub fn held_up_by_lost(&self) -> Option<u32> {
         let fine = |pod: &Pod| self.available(pod) && pod.phase == "Running";
         let all_fine = self.ordinals().all(|ordinal| self.pod(ordinal).is_some_and(fine));
         if !self.in_order() || self.world.set.deleting || !all_fine {
             return None;
         }
         let condemned = || self.members().filter(|pod| !self.in_range(pod.o));
+        let down = || condemned().filter(|pod| !self.available(pod));
+        let old = |pod: &Pod| pod.rev != Some(self.update);
         let highest = condemned().max_by_key(|pod| pod.o).filter(|pod| !pod.terminating)?;
-        let lowest_down = condemned().filter(|pod| !self.available(pod)).min_by_key(|pod| pod.o);
-        let goes = fine(highest) || lowest_down.is_some_and(|pod| pod.o == highest.o);
-        let lower = || condemned().filter(|pod| pod.o < highest.o && !self.available(pod));
-        let by_ended = has_ended(highest) || !fine(highest) && lower().all(has_ended) && lower().next().is_some();
-        (!goes && by_ended).then_some(highest.o)
+        let lowest = down().min_by_key(|pod| pod.o);
+        let goes_in_kubernetes = fine(highest) || lowest.is_some_and(|pod| pod.o == highest.o);
+        let lowest = down().filter(|pod| !has_ended(pod) && !old(pod)).min_by_key(|pod| pod.o);
+        let goes = match lowest {
+            Some(lowest) => lowest.o == highest.o || has_ended(highest),
+            None => has_ended(highest) || old(highest),
+        };
+        (goes && !goes_in_kubernetes).then_some(highest.o)
     }
 
     /// All outdated pods that Berth replaces where Kubernetes replaced `recorded`, and how many deletions that is; None if

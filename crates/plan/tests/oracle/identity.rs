@@ -67,6 +67,12 @@ fn difference(made: &Made) -> Result<(), String> {
     expected.iter_mut().filter_map(|claim| claim.metadata.as_mut()).for_each(|meta| meta.uid.clear());
     expected.sort_by_key(by_name);
     claims.sort_by_key(by_name);
+    // Berth's own note of whose the claim is.
+    for meta in claims.iter_mut().filter_map(|claim| claim.metadata.as_mut()) {
+        if meta.annotations.remove(stamp::MADE_FOR_ANNOTATION).is_none() {
+            return Err(format!("{} does not say for whom it was made", meta.name));
+        }
+    }
     same("claims", expected, claims)
 }
 

@@ -204,6 +204,7 @@ impl World<'_> {
             uid: Uid::from(format!("{}-{}", claim.t, claim.o)),
             at: ModRevision(1),
             terminating: claim.terminating,
+            made_for: String::new(),
             owners: claim.owners.iter().map(owner).collect(),
         }
     }
