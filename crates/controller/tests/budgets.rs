@@ -6,10 +6,19 @@ mod support;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use controller::{
+    caches::Caches,
+    host::SystemHost,
+    observed::{Observed, SetKey},
+    step::{self, StatusPolicy, Surroundings},
+    write::Fault,
+};
 use pb::{Object, ObjectExt, objects::*};
-use plan::statefulset::stamp::REVISION_LABEL;
-use store::MemStore;
-use support::{NAMESPACE, Rig, make_ready, set};
+use plan::statefulset::{Action, Op, Plan, stamp::REVISION_LABEL};
+use runtime::tasks::Tasks;
+use store::{MemStore, Store};
+use support::{Imaginary, NAMESPACE, OneNode, Rig, make_ready, set};
+use tokio_util::sync::CancellationToken;
 
 type Pods = BTreeMap<String, Pod>;
 type Sets = BTreeMap<String, StatefulSet>;
@@ -142,6 +151,91 @@ async fn a_set_comes_down_to_nothing_within_its_budget() {
     rig.scale("web", 0).await;
     rig.until("all pods are gone", Pods::is_empty).await;
     rig.stop().await;
+}
+
+/// What a controller needs for single steps, and its sight of the store.
+struct Steps {
+    around: Surroundings,
+    caches: Caches,
+    _tasks: Tasks,
+}
+
+impl Steps {
+    async fn over(store: Arc<dyn Store>) -> Self {
+        let tasks = Tasks::new(&CancellationToken::new());
+        let caches = Caches::start(&store, &tasks);
+        caches.synced().await;
+        let (placer, volumes, host) = (Arc::new(OneNode::default()), Arc::new(Imaginary), Arc::new(SystemHost));
+        Self { around: Surroundings { store, placer, volumes, host, fence: None }, caches, _tasks: tasks }
+    }
+
+    fn see(&self, name: &str) -> (Observed, Plan) {
+        let key = SetKey { namespace: NAMESPACE.into(), name: name.into() };
+        let observed = self.caches.observe(&key).unwrap().unwrap();
+        let plan = step::plan(&observed, &SystemHost);
+        (observed, plan)
+    }
+
+    async fn act(&self, (observed, plan): &(Observed, Plan)) -> Option<Fault> {
+        let done = step::act(observed, plan, StatusPolicy::Now, &self.around).await;
+        self.caches.show(&done.wrote).await;
+        done.fault
+    }
+
+    /// Steps until the plan deletes a pod next, and stops before.
+    async fn until_a_pod_is_to_go(&self, name: &str) -> (Observed, Plan) {
+        loop {
+            let mut seen = self.see(name);
+            let is_deletion = |action: &Action| matches!(action.op, Op::DeletePod { .. });
+            if seen.1.actions.iter().all(is_deletion) && !seen.1.actions.is_empty() {
+                return seen;
+            }
+            seen.1.actions.retain(|action| !is_deletion(action));
+            assert!(!seen.1.actions.is_empty(), "{name} does nothing: {:?}", seen.1.waits);
+            assert!(self.act(&seen).await.is_none());
+        }
+    }
+}
+
+/// Two complete sets under a budget of 1, each with a new template, and nobody at work.
+async fn two_sets_with_a_new_template() -> (Rig, Steps) {
+    let mut rig = Rig::start(Arc::new(MemStore::new()));
+    rig.put(&budget(1)).await;
+    for name in ["a", "b"] {
+        rig.put(&tiered(name, 2)).await;
+        rig.complete(name, 2).await;
+    }
+    rig.until("the budget has counted", |budgets: &Budgets| {
+        budgets["db"].status.as_ref().is_some_and(|status| status.current_healthy == 4)
+    })
+    .await;
+    rig.pause().await;
+    change_image(&rig, "a").await;
+    change_image(&rig, "b").await;
+    let steps = Steps::over(rig.store.clone()).await;
+    (rig, steps)
+}
+
+fn going(pods: &Pods) -> Vec<&str> {
+    pods.iter().filter(|(_, pod)| pod.is_terminating()).map(|(name, _)| name.as_str()).collect()
+}
+
+#[tokio::test]
+async fn of_two_sets_that_saw_the_same_only_one_goes_on() {
+    let (rig, steps) = two_sets_with_a_new_template().await;
+    let (a, b) = (steps.until_a_pod_is_to_go("a").await, steps.until_a_pod_is_to_go("b").await);
+    assert!(steps.act(&a).await.is_none());
+    assert!(matches!(steps.act(&b).await, Some(Fault::Conflict)), "a pod that it counts on has gone");
+    assert_eq!(going(&rig.list().await), ["a-1"]);
+}
+
+#[tokio::test]
+async fn a_budget_that_was_changed_meanwhile_is_asked_again() {
+    let (rig, steps) = two_sets_with_a_new_template().await;
+    let a = steps.until_a_pod_is_to_go("a").await;
+    demand(&rig, |spec| spec.max_unavailable = Some(IntOrString::int(0))).await;
+    assert!(matches!(steps.act(&a).await, Some(Fault::Conflict)));
+    assert!(going(&rig.list().await).is_empty());
 }
 
 #[tokio::test]

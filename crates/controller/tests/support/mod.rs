@@ -125,9 +125,14 @@ impl Rig {
         self.tasks.push(tokio::spawn(async move { controller::run_parts(parts, identity, &shutdown).await }));
     }
 
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
+        self.pause().await;
+    }
+
+    /// Ends the controller and the node; what is stored stays.
+    pub async fn pause(&mut self) {
         self.shutdown.cancel();
-        for task in self.tasks {
+        for task in self.tasks.drain(..) {
             task.await.unwrap();
         }
     }
