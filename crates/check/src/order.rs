@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use model::identity::Ordinal;
 use pb::{
-    Object, ObjectExt,
+    ObjectExt,
     objects::{Pod, StatefulSet},
 };
 
 use crate::{
     Findings,
+    update::is_outdated,
     world::{
-        Actor, Key, ORDERED, Step, changed, goes_in_order, has_finalizer, in_order, in_range, key, ordinal, range,
-        spec, title, window,
+        Actor, Key, ORDERED, Step, changed, goes_in_order, has_finalizer, in_order, in_range, key, ordinal, phase,
+        range, spec, title, window,
     },
 };
 
@@ -68,8 +69,14 @@ pub(crate) fn removed_in_order(step: &Step<'_>, findings: &mut Findings) {
         if let Some(down) = range(set).iter().find(|ordinal| unavailable(ordinal)) {
             findings.add(title(pod), format!("was scaled away while ordinal {down} was not available"));
         }
-        let lower = condemned.into_iter().find(|ordinal| **ordinal < due && unavailable(ordinal));
-        if let Some(lower) = lower.filter(|_| unavailable(&due)) {
+        // What has ended is no member any more: it goes in its turn, and nobody waits for it.
+        let ended =
+            |ordinal: &Ordinal| pods.get(ordinal).is_some_and(|pod| matches!(phase(pod), "Failed" | "Succeeded"));
+        // Nor for one of an older template: nothing would heal it where it is.
+        let outdated = |ordinal: &Ordinal| pods.get(ordinal).is_some_and(|pod| is_outdated(step.before, set, pod));
+        let down = |ordinal: &Ordinal| unavailable(ordinal) && !ended(ordinal) && !outdated(ordinal);
+        let lower = condemned.into_iter().find(|ordinal| **ordinal < due && down(ordinal));
+        if let Some(lower) = lower.filter(|_| down(&due)) {
             findings.add(title(pod), format!("is broken and was scaled away while ordinal {lower} is broken too"));
         }
     }

@@ -140,9 +140,7 @@ pub(crate) fn within_budgets(step: &Step<'_>, findings: &mut Findings) {
 fn asks_budgets(world: &World, pod: &Pod) -> bool {
     let Some(set) = world.set_of(pod).filter(|set| !set.is_terminating()) else { return false };
     let ignores = spec(set).is_some_and(|spec| spec.budget_policy == "Ignore");
-    // A pod that is ready but not available yet counts as healthy, and heals all the same.
-    let heals = !world.is_available(set, pod);
-    !ignores && !heals && !recreates(world, set, pod)
+    !ignores && !recreates(world, set, pod)
 }
 
 /// Whether the strategy takes the pod away whatever the order: it is outdated under Recreate.

@@ -120,14 +120,16 @@ fn adopt(snapshot: &Snapshot, history: &[&RevisionView]) -> Vec<Action> {
     orphans.map(adopt).collect()
 }
 
-/// The first name for the present template that no other template holds (REV-8). Each collision rules out one existing
+/// The first name for the present template that no other template holds (REV-8), and no other set: that of a set which
+/// was deleted and made again is collected with its old self, whatever it stores. Each collision rules out one existing
 /// revision, so there are no more tries than revisions.
 fn free_name(snapshot: &Snapshot, collisions: &mut u32) -> RevisionName {
     let set = &snapshot.set;
     loop {
         let name = set.template.revision_name(&set.name, *collisions);
         let holder = snapshot.revisions.iter().find(|revision| revision.name == name);
-        if holder.is_none_or(|holder| holder.template == set.template) {
+        let is_free = |holder: &RevisionView| holder.template == set.template && holder.control != Control::Other;
+        if holder.is_none_or(is_free) {
             return name;
         }
         *collisions = collisions.wrapping_add(1);

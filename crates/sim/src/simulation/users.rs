@@ -181,9 +181,12 @@ impl Simulation {
             // What a user holds back by hand only a user can heal.
             let of_set = |pod: &&Pod| pod.meta().owner_references.iter().any(|owner| owner.name == name);
             let broken: Vec<_> = pods.iter().filter(of_set).filter(|pod| sets::is_broken(pod.spec.as_ref())).collect();
+            let remembered = ports::list::<ControllerRevision>(&self.store)
+                .into_iter()
+                .any(|revision| sets::is_broken(revision.data.as_ref().and_then(|template| template.spec.as_ref())));
             let mut on_delete = false;
             self.change_set(name, |spec| {
-                sets::repair(spec, "good", !broken.is_empty());
+                sets::repair(spec, "good", remembered);
                 on_delete = spec.update_strategy.as_ref().is_some_and(|strategy| strategy.r#type == "OnDelete");
             });
             for pod in broken.iter().filter(|_| on_delete) {
