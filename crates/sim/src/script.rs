@@ -13,6 +13,9 @@
 //! complete and processes that start anew write nothing. And one fault changes nothing about where the system comes to
 //! rest: the portrait of what there is, without uids and times, is the one without the fault. So a story with a fault
 //! need only be played to the next rest.
+//!
+//! The faults are many. [`Faults::Spread`] deals them out over the eight cases, each to one; [`Faults::Every`] plays all
+//! of them in all cases.
 
 mod hands;
 mod kubelet;
@@ -64,6 +67,15 @@ impl fmt::Display for Case {
         let (deleted, scaled) = (word(self.delete_with_set), word(self.delete_when_scaled));
         write!(f, "{policy}, whenDeleted {deleted}, whenScaled {scaled}")
     }
+}
+
+/// Which faults a story is played with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faults {
+    /// Each in one case.
+    Spread,
+    /// Each in every case.
+    Every,
 }
 
 type Play = Box<dyn Fn(&mut Stage) -> Told + Send + Sync>;
@@ -286,6 +298,18 @@ impl Story {
         self.expect("pods by policy", move |stage| same("pods", &stage.pods(), wanted(stage.case)))
     }
 
+    /// Remembers which pods there are.
+    #[must_use]
+    pub fn mark(self) -> Self {
+        self.then("remember the pods", Stage::mark)
+    }
+
+    /// Of the pods that were remembered these are still the same.
+    #[must_use]
+    pub fn kept(self, wanted: &'static str) -> Self {
+        self.expect_words("kept", wanted, Stage::kept)
+    }
+
     /// The claims are these.
     #[must_use]
     pub fn claims(self, wanted: &'static str) -> Self {
@@ -323,15 +347,15 @@ impl Story {
     ///
     /// # Errors
     /// The first thing that went wrong.
-    pub fn hold(&self) -> Result<Tally, Failure> {
+    pub fn hold(&self, faults: Faults) -> Result<Tally, Failure> {
         let mut tally = Tally::default();
         for case in Case::all().filter(|case| (self.cases)(*case)) {
-            self.hold_in(case, &mut tally)?;
+            self.hold_in(case, faults, &mut tally)?;
         }
         Ok(tally)
     }
 
-    fn hold_in(&self, case: Case, tally: &mut Tally) -> Result<(), Failure> {
+    fn hold_in(&self, case: Case, which: Faults, tally: &mut Tally) -> Result<(), Failure> {
         // Told again from the beginning if it fails, this time in words.
         let in_words = |at: usize, fault, broken| self.failure(case, at, fault, broken);
         let mut stage = Stage::new(case);
@@ -344,7 +368,7 @@ impl Story {
             tally.histories += usize::from(at == 0);
             tally.commits += stage.commits;
             let rests = stage.portrait();
-            for (who, call, trouble) in faults(&stage) {
+            for (who, call, trouble) in which.of(case, faults(&stage)) {
                 let mut again = start.fork();
                 again.fail_at(who, call, trouble);
                 let came = self.play(&mut again, at..end, false).and_then(|()| agree(&rests, &again.portrait()));
@@ -401,6 +425,15 @@ impl Story {
         let again = played.and_then(|()| self.play(&mut stage, at..self.segment(at), fault.is_none()));
         debug_assert!(again.is_err() || fault.is_some());
         Failure { story: self.name, case, fault, step, what, history: stage.history.take().unwrap_or_default() }
+    }
+}
+
+impl Faults {
+    /// Those of all faults that a case is played with.
+    fn of<T>(self, case: Case, all: Vec<T>) -> impl Iterator<Item = T> {
+        let turn = Case::all().position(|other| other == case).unwrap_or(0);
+        let every = if self == Self::Every { 1 } else { Case::all().count() };
+        all.into_iter().enumerate().filter(move |(at, _)| (at + turn) % every == 0).map(|(_, fault)| fault)
     }
 }
 

@@ -5,19 +5,20 @@ use std::{
     future::Future,
     pin::pin,
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use controller::{
-    caches::{Caches, Source},
     gc,
     observed::SetKey,
     step::{self, StatusPolicy, Surroundings},
 };
-use runtime::{Cache, cache::by_hand, feed::Sink};
-use store::{Kv, MemStore, PageRequest, Prefix, Revision, objects::Undecodable};
+use plan::statefulset::{Op, Plan};
+use store::MemStore;
 
 use crate::{
+    eyes::Eyes,
     ports::{Services, SimHost},
     wire::Wire,
 };
@@ -30,8 +31,10 @@ const CALLS: usize = 10_000;
 pub(super) enum Came {
     /// There was nothing to do.
     Idle,
-    /// It was done, or ended with an error.
+    /// Something was done.
     Worked,
+    /// Some of it was not done, and is to be tried again.
+    Failed,
     /// Its process crashed in the middle, and starts again.
     Crashed,
 }
@@ -40,6 +43,8 @@ pub(super) enum Came {
 pub(super) struct Hands {
     /// Its calls.
     pub wire: Wire,
+    /// After how long to look at the set again although nothing happens, as the last step says.
+    pub again_after: Option<Duration>,
     around: Surroundings,
     eyes: Eyes,
 }
@@ -55,111 +60,75 @@ impl Hands {
             host: Arc::new(host.clone()),
             fence: None,
         };
-        Self { wire, around, eyes: Eyes::new(store) }
+        Self { wire, again_after: None, around, eyes: Eyes::open(store) }
     }
 
     /// One step about a set. `between` is asked after every call.
     pub fn step(&mut self, set: &SetKey, between: &mut Between<'_>) -> Result<Came, Vec<String>> {
-        self.eyes.open();
+        self.eyes.look_at_all();
         let observed = match self.eyes.caches.observe(set) {
             Ok(Some(observed)) => observed,
             Ok(None) => return Ok(Came::Idle),
             Err(unknown) => return Err(vec![unknown.to_string()]),
         };
         let plan = step::plan(&observed, self.around.host.as_ref());
+        self.again_after = plan.requeue_after;
         if plan.actions.is_empty() {
             return Ok(Came::Idle);
         }
-        drive(&self.wire, step::act(&observed, &plan, StatusPolicy::Now, &self.around), between)
+        let done = drive(&self.wire, step::act(&observed, &plan, StatusPolicy::Now, &self.around), between)?;
+        Ok(done.map_or(Came::Crashed, |_| Came::Worked))
+    }
+
+    /// What the controller would do now.
+    fn plan(&mut self, set: &SetKey) -> Option<Plan> {
+        self.eyes.look_at_all();
+        let observed = self.eyes.caches.observe(set).ok().flatten()?;
+        Some(step::plan(&observed, self.around.host.as_ref()))
     }
 
     /// What the set waits for, as people are told.
     pub fn waits(&mut self, set: &SetKey) -> Vec<String> {
-        self.eyes.open();
-        let observed = self.eyes.caches.observe(set).ok().flatten();
-        let plan = observed.map(|observed| step::plan(&observed, self.around.host.as_ref()));
-        plan.into_iter().flat_map(|plan| plan.waits).map(|wait| wait.to_string()).collect()
+        self.plan(set).into_iter().flat_map(|plan| plan.waits).map(|wait| wait.to_string()).collect()
+    }
+
+    /// The revision that would be made now.
+    pub fn revision_due(&mut self, set: &SetKey) -> Option<String> {
+        self.plan(set)?.actions.into_iter().find_map(|action| match action.op {
+            Op::CreateRevision { name, .. } => Some(name.to_string()),
+            _ => None,
+        })
     }
 
     /// One sweep of the garbage collector.
     pub fn sweep(&mut self, between: &mut Between<'_>) -> Result<Came, Vec<String>> {
-        self.eyes.open();
+        self.eyes.look_at_all();
         if gc::jobs(&self.eyes.caches).is_empty() {
             return Ok(Came::Idle);
         }
-        drive(&self.wire, gc::sweep(&self.eyes.caches, &self.around), between)
+        match drive(&self.wire, gc::sweep(&self.eyes.caches, &self.around), between)? {
+            None => Ok(Came::Crashed),
+            Some(Err(_)) => Ok(Came::Failed),
+            Some(Ok(())) => Ok(Came::Worked),
+        }
     }
 }
 
 /// Looks at what was written.
 pub(super) type Between<'a> = dyn FnMut() -> Result<(), Vec<String>> + 'a;
 
-/// Polls until the work is done or its process crashes.
-fn drive(wire: &Wire, work: impl Future, between: &mut Between<'_>) -> Result<Came, Vec<String>> {
+/// Polls until the work is done; None if its process crashes before.
+fn drive<F: Future>(wire: &Wire, work: F, between: &mut Between<'_>) -> Result<Option<F::Output>, Vec<String>> {
     let mut work = pin!(work);
     for _ in 0..CALLS {
         let polled = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         between()?;
         if wire.take_crashed() {
-            return Ok(Came::Crashed);
+            return Ok(None);
         }
-        if polled.is_ready() {
-            return Ok(Came::Worked);
+        if let Poll::Ready(done) = polled {
+            return Ok(Some(done));
         }
     }
     Err(vec![format!("did not end in {CALLS} calls")])
-}
-
-/// Caches that see what there is whenever they are opened.
-struct Eyes {
-    store: MemStore,
-    seen: Revision,
-    feeds: Vec<(Prefix, Box<dyn Sink>)>,
-    caches: Caches,
-}
-
-impl Eyes {
-    fn new(store: &MemStore) -> Self {
-        let mut feeder = Feeder { store, feeds: Vec::new() };
-        let caches = Caches::of(&mut feeder);
-        let feeds = feeder.feeds;
-        Self { store: store.clone(), seen: store.revision(), feeds, caches }
-    }
-
-    fn open(&mut self) {
-        let now = self.store.revision();
-        for (prefix, sink) in &self.feeds {
-            // Scripts compact nothing.
-            let changes = self.store.inspect(|model| model.changes(prefix, self.seen)).unwrap_or_default();
-            changes.into_iter().for_each(|(revision, events)| sink.apply(revision, events));
-            sink.progress(now);
-        }
-        self.seen = now;
-    }
-}
-
-struct Feeder<'a> {
-    store: &'a MemStore,
-    feeds: Vec<(Prefix, Box<dyn Sink>)>,
-}
-
-impl Source for Feeder<'_> {
-    fn reflect<V, F>(&mut self, prefix: Prefix, decode: F) -> Cache<V>
-    where
-        V: Send + Sync + 'static,
-        F: Fn(&Kv) -> Result<V, Undecodable> + Send + Sync + 'static,
-    {
-        let (cache, sink) = by_hand(decode);
-        let (mut items, mut request) = (Vec::new(), PageRequest::default());
-        while let Ok(page) = self.store.inspect(|model| model.list(&prefix, &request)) {
-            request.after = page.items.last().map(|kv| kv.key.clone());
-            items.extend(page.items);
-            if !page.more {
-                break;
-            }
-        }
-        sink.reset(self.store.revision(), items);
-        self.feeds.push((prefix, Box::new(sink)));
-        cache
-    }
 }

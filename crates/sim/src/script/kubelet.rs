@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use check::World;
 use controller::host::Host;
 use pb::{Object, ObjectExt, objects::*};
-use store::{Key, MemStore, Op, Txn, objects};
+use store::{Key, Op, Txn, objects};
 
 use super::image;
-use crate::ports::{SimHost, list};
+use crate::ports::SimHost;
 
 /// All nodes.
 #[derive(Clone, Default)]
@@ -24,11 +25,11 @@ pub(super) struct Kubelet {
 
 impl Kubelet {
     /// What the nodes write next: one transaction for each pod that there is something to tell of.
-    pub fn tend(&mut self, store: &MemStore, host: &SimHost) -> Result<Vec<Txn>, String> {
+    pub fn tend(&mut self, world: &World, host: &SimHost) -> Result<Vec<Txn>, String> {
         let mut told = Vec::new();
-        for pod in list::<Pod>(store) {
-            if let Some(op) = self.tend_to(&pod, host)? {
-                told.push(Txn { guards: vec![objects::unchanged(&pod)], ops: vec![op] });
+        for pod in world.pods.values() {
+            if let Some(op) = self.tend_to(pod, host)? {
+                told.push(Txn { guards: vec![objects::unchanged(pod.as_ref())], ops: vec![op] });
             }
         }
         Ok(told)

@@ -51,6 +51,10 @@ pub struct Stage {
     controller: Hands,
     collector: Hands,
     pub(super) laws: Laws,
+    /// Uids of pods, as they were when the story said so.
+    marked: BTreeMap<String, String>,
+    /// A call goes wrong.
+    faulty: bool,
     /// What happened, if it is to be told.
     pub(super) history: Option<Vec<String>>,
     /// Commits that were looked at.
@@ -60,7 +64,7 @@ pub struct Stage {
 /// The set controller and the collector of a stage that begins here.
 fn hands(store: &MemStore, host: &SimHost, authors: &Authors) -> (Hands, Hands) {
     let of = |by| Hands::new(store, host, Wire::new(store.clone(), Arc::clone(authors)).of(by));
-    (of(Actor::SetController), of(Actor::Other))
+    (of(Actor::SetController), of(Actor::Collector))
 }
 
 impl Stage {
@@ -75,6 +79,8 @@ impl Stage {
             controller,
             collector,
             laws: Laws { orderly: false, steady_claims: true },
+            marked: BTreeMap::new(),
+            faulty: false,
             history: None,
             commits: 0,
             store,
@@ -84,11 +90,19 @@ impl Stage {
         for name in ["n1", "n2", "n3"] {
             stage.commit(Vec::new(), vec![objects::put(&ports::node(name, 8))], Actor::User);
         }
+        let looked = stage.watch();
+        debug_assert!(looked.is_ok());
         stage
     }
 
     /// Another stage that goes on from here, with hands that have just started.
     pub(super) fn fork(&self) -> Self {
+        // Nobody looks back: what was before need not be copied.
+        let now = self.store.revision();
+        if self.store.inspect(|model| model.compacted()) < now {
+            let forgotten = self.store.compact(now);
+            debug_assert!(forgotten.is_ok());
+        }
         let (store, host) = (self.store.fork(), self.host.fork());
         let authors: Authors = Arc::new(parking_lot::Mutex::new(self.authors.lock().clone()));
         let (controller, collector) = hands(&store, &host, &authors);
@@ -99,6 +113,8 @@ impl Stage {
             controller,
             collector,
             laws: self.laws,
+            marked: self.marked.clone(),
+            faulty: false,
             history: self.history.clone(),
             commits: 0,
             store,
@@ -114,7 +130,8 @@ impl Stage {
         }
     }
 
-    pub(super) fn fail_at(&self, who: Who, call: u64, trouble: Trouble) {
+    pub(super) fn fail_at(&mut self, who: Who, call: u64, trouble: Trouble) {
+        self.faulty = true;
         self.wire(who).fail_at(call, trouble);
     }
 
@@ -137,7 +154,8 @@ impl Stage {
 
     /// One round of the nodes.
     pub fn nodes(&mut self) -> Told {
-        let told = self.kubelet.tend(&self.store, &self.host).map_err(|what| vec![what])?;
+        self.watch()?;
+        let told = self.kubelet.tend(self.witness.world(), &self.host).map_err(|what| vec![what])?;
         for Txn { guards, ops } in told {
             self.commit(guards, ops, Actor::Other);
         }
@@ -150,7 +168,7 @@ impl Stage {
             let before = self.store.revision();
             let Self { collector, witness, host, laws, history, commits, .. } = self;
             let came = collector.sweep(&mut || look(witness, host, *laws, history, commits))?;
-            if came != Came::Crashed && self.store.revision() == before {
+            if matches!(came, Came::Idle | Came::Worked) && self.store.revision() == before {
                 return Ok(());
             }
         }
@@ -159,8 +177,7 @@ impl Stage {
 
     fn step(&mut self) -> Result<Came, Vec<String>> {
         let Self { controller, witness, host, laws, history, commits, .. } = self;
-        let key = SetKey { namespace: NAMESPACE.to_owned(), name: SET.to_owned() };
-        controller.step(&key, &mut || look(witness, host, *laws, history, commits))
+        controller.step(&set_key(), &mut || look(witness, host, *laws, history, commits))
     }
 
     /// The controller works until it has nothing to do.
@@ -173,28 +190,36 @@ impl Stage {
         Err(vec![format!("2.4/10 the controller still works after {TURNS} steps")])
     }
 
-    /// Everybody works until nothing happens any more, not even when time passes.
+    /// Everybody works until nothing happens any more and nobody waits for time to pass.
     pub fn rest(&mut self) -> Told {
-        let mut quiet = 0;
         for _ in 0..ROUNDS {
             let before = self.store.revision();
             self.work()?;
             self.collect()?;
             self.nodes()?;
-            for pod in ports::waiting(&self.store) {
-                if let Some(Txn { guards, ops }) = ports::bind(&self.store, &self.host, pod) {
-                    self.commit(guards, ops, Actor::Other);
-                }
-            }
+            self.schedule();
             self.watch()?;
-            self.pass(10);
-            quiet = if self.store.revision() == before { quiet + 1 } else { 0 };
-            // What was waiting for time alone goes on in the round after.
-            if quiet == 2 {
-                return Ok(());
+            let quiet = self.store.revision() == before;
+            match self.controller.again_after.filter(|_| quiet) {
+                Some(after) => self.host.advance(after),
+                None if quiet => return Ok(()),
+                None => self.pass(1),
             }
         }
         Err(vec![format!("2.4/9 did not come to rest in {ROUNDS} rounds")])
+    }
+
+    /// Pods that wait get a node if one takes them.
+    fn schedule(&mut self) {
+        let unbound = |pod: &&Arc<Pod>| object::may_vanish(pod) && !pod.is_terminating();
+        if !self.witness.world().pods.values().any(|pod| unbound(&pod)) {
+            return;
+        }
+        for pod in ports::waiting(&self.store) {
+            if let Some(Txn { guards, ops }) = ports::bind(&self.store, &self.host, pod) {
+                self.commit(guards, ops, Actor::Other);
+            }
+        }
     }
 
     /// Everybody works until nothing happens any more, and then all is as it should be (9), and processes that start
@@ -204,9 +229,12 @@ impl Stage {
         let mut wrong = self.witness.settled(self.host.now());
         wrong.extend(self.laws.settled(self.witness.world()));
         if !wrong.is_empty() {
-            let key = SetKey { namespace: NAMESPACE.to_owned(), name: SET.to_owned() };
-            let waits = self.controller.waits(&key).into_iter().map(|wait| format!("waits: {wait}"));
+            let waits = self.controller.waits(&set_key()).into_iter().map(|wait| format!("waits: {wait}"));
             return Err(lines(&wrong).into_iter().chain(waits).collect());
+        }
+        if self.faulty {
+            // It is compared with what is there without the fault, and there this was asked.
+            return Ok(());
         }
         let settled = self.store.revision();
         (self.controller, self.collector) = self.fresh_hands();
@@ -423,18 +451,37 @@ impl Stage {
         }))
     }
 
+    /// Remembers which pods there are.
+    pub fn mark(&mut self) {
+        self.marked = self.all::<Pod>().iter().map(|pod| (pod.name().to_owned(), pod.uid().to_owned())).collect();
+    }
+
+    /// The pods that are still those that were remembered.
+    pub fn kept(&self) -> String {
+        let same = |pod: &&Pod| self.marked.get(pod.name()).is_some_and(|uid| uid == pod.uid());
+        words(self.all::<Pod>().iter().filter(same).map(|pod| pod.name().to_owned()))
+    }
+
+    /// The name of the revision that the controller would make now.
+    pub fn revision_due(&mut self) -> Option<String> {
+        self.controller.revision_due(&set_key())
+    }
+
     /// What the set waits for, as people are told.
     pub fn waits(&mut self) -> Vec<String> {
-        let key = SetKey { namespace: NAMESPACE.to_owned(), name: SET.to_owned() };
-        self.controller.waits(&key)
+        self.controller.waits(&set_key())
     }
 
     fn commit(&mut self, guards: Vec<Guard>, ops: Vec<Op>, by: Actor) {
         if let Ok(TxnOutcome::Committed(revision)) = self.store.commit(&Txn { guards, ops }) {
             // A transaction that deletes what is not there makes no revision of its own.
-            self.authors.lock().entry(revision).or_insert(by);
+            self.authors.lock().entry(revision).or_insert(by.into());
         }
     }
+}
+
+fn set_key() -> SetKey {
+    SetKey { namespace: NAMESPACE.to_owned(), name: SET.to_owned() }
 }
 
 /// Looks at what was written since the last time.
@@ -465,6 +512,10 @@ fn new_set(case: Case, host: &SimHost) -> StatefulSet {
     let labels = BTreeMap::from([("app".to_owned(), SET.to_owned())]);
     let claim = PersistentVolumeClaim {
         metadata: Some(ObjectMeta { name: "data".to_owned(), ..ObjectMeta::default() }),
+        spec: Some(PersistentVolumeClaimSpec {
+            storage_class_name: Some(ports::class().name().to_owned()),
+            ..PersistentVolumeClaimSpec::default()
+        }),
         ..PersistentVolumeClaim::default()
     };
     let word = |delete: bool| if delete { "Delete" } else { "Retain" }.to_owned();
