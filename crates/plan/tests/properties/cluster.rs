@@ -77,19 +77,25 @@ impl Cluster {
     }
 
     /// Plans and carries the plan out.
-    pub fn sync(&mut self, mut interrupt: Option<Interrupt<'_>>) -> Plan {
+    pub fn sync(&mut self, interrupt: Option<Interrupt<'_>>) -> Plan {
         let plan = self.plan();
+        self.carry_out(&plan, interrupt);
+        plan
+    }
+
+    /// Carries a plan out as far as its guards hold. Says how many actions were done.
+    pub fn carry_out(&mut self, plan: &Plan, mut interrupt: Option<Interrupt<'_>>) -> usize {
         let mut own = BTreeMap::new();
         for (number, action) in plan.actions.iter().enumerate() {
             if let Some((_, event)) = interrupt.take_if(|(at, _)| *at == number) {
                 event(self);
             }
             if !action.guards.iter().all(|guard| self.holds(guard, &own)) {
-                break;
+                return number;
             }
             self.commit(Actor::SetController, |cluster| cluster.apply(action, &mut own));
         }
-        plan
+        plan.actions.len()
     }
 
     /// One commit, and the invariants after it.
@@ -253,6 +259,12 @@ impl Cluster {
                 claim.meta_mut().deletion_timestamp.get_or_insert(now);
             }
         });
+    }
+
+    /// A claim that nothing holds any more is gone.
+    pub fn forget_claim(&mut self, name: &str) {
+        self.claims.remove(name);
+        self.next();
     }
 
     /// A user changes the spec.
