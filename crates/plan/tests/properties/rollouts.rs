@@ -358,6 +358,22 @@ fn keeps_range(event: &Event) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// Whatever happens before and meanwhile, a set that goes in order ends without pods; `check` holds the order.
+    #[test]
+    fn a_set_that_goes_in_order_ends_without_pods(
+        shape in shape(),
+        before in prop::collection::vec(event(), 0..20),
+        meanwhile in prop::collection::vec(event(), 0..10),
+    ) {
+        let mut story = Story::new(settled(&shape));
+        before.iter().for_each(|event| happen(&mut story.cluster, event));
+        story.delete("Ordered");
+        meanwhile.iter().for_each(|event| happen(&mut story.cluster, event));
+        story.rounds(20);
+        prop_assert_eq!(story.cluster.pod_names(), [""; 0]);
+        prop_assert!(story.cluster.set.metadata.unwrap_or_default().finalizers.is_empty());
+    }
+
     /// A set that was complete once and goes back by itself ends complete, whatever it was given.
     #[test]
     fn a_set_that_goes_back_heals(
