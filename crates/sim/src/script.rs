@@ -163,7 +163,14 @@ impl Story {
     /// Anything happens.
     #[must_use]
     pub fn then(self, text: impl Into<String>, act: impl Fn(&mut Stage) + Send + Sync + 'static) -> Self {
-        self.step(Kind::Act, text, Box::new(move |stage| Ok(act(stage))))
+        self.step(
+            Kind::Act,
+            text,
+            Box::new(move |stage| {
+                act(stage);
+                Ok(())
+            }),
+        )
     }
 
     /// The set is created with so many replicas.

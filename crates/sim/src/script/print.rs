@@ -13,7 +13,8 @@ pub(super) fn commit(step: &Step<'_>) -> Vec<String> {
         Actor::SetController => "controller",
         Actor::Collector => "collector",
         Actor::User => "user",
-        Actor::Other | Actor::Evictor => "",
+        Actor::Evictor => "evictor",
+        Actor::Other => "node",
     };
     let mut lines = Vec::new();
     let (before, after) = (step.before, step.after);
@@ -75,7 +76,8 @@ fn word(kind: &str) -> &str {
 }
 
 fn revision(_: &Key, revision: &ControllerRevision) -> String {
-    format!("#{} of {}{}", revision.revision, of(revision.data.as_ref()), owners(revision))
+    let template = of(revision.data.as_ref());
+    format!("#{} of v{}{}", revision.revision, version(&template), owners(revision))
 }
 
 fn of(template: Option<&PodTemplateSpec>) -> String {
@@ -95,28 +97,28 @@ fn pod(pod: &Pod) -> String {
     let node = if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_empty()) { ", no node" } else { "" };
     let going = if pod.is_terminating() { ", to go" } else { "" };
     let nobody = if pod.meta().owner_references.is_empty() { ", nobody's" } else { "" };
-    format!("{} {}{node}{ready}{nobody}{going}", version(image(pod)), phase(pod))
+    format!("v{} {}{node}{ready}{nobody}{going}", version(image(pod)), phase(pod))
 }
 
 fn set(world: &World) -> impl Fn(&Key, &StatefulSet) -> String + '_ {
     move |key, set| {
         let going = if set.is_terminating() { ", to go" } else { "" };
         let wants = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        let Some(status) = &set.status else { return format!("wants {wants}{going}") };
+        let Some(status) = &set.status else { return format!("{wants} wanted{going}") };
         let named = |name: &str| {
             let revision = world.revisions.get(&(key.0.clone(), name.to_owned()));
-            revision.map_or_else(|| "-".to_owned(), |revision| version(&of(revision.data.as_ref())).to_owned())
+            revision.map_or_else(|| "?".to_owned(), |revision| version(&of(revision.data.as_ref())).to_owned())
         };
         let (current, update) = (named(&status.current_revision), named(&status.update_revision));
-        let revisions = if current == update { current } else { format!("{current} to {update}") };
-        format!(
-            "wants {wants}, has {}: {} ready, {} available, {} current, {} updated ({revisions}){going}",
-            status.replicas,
-            status.ready_replicas,
-            status.available_replicas,
-            status.current_replicas,
-            status.updated_replicas,
-        )
+        let revisions = if current == update { format!("v{current}") } else { format!("v{current} to v{update}") };
+        let counts = [
+            ("ready", status.ready_replicas),
+            ("available", status.available_replicas),
+            ("current", status.current_replicas),
+            ("updated", status.updated_replicas),
+        ];
+        let counts = counts.iter().map(|(word, count)| format!(", {count} {word}")).collect::<String>();
+        format!("{wants} wanted, {} there{counts}, {revisions}{going}", status.replicas)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pods come, go and come back.
 
-use pb::{ObjectExt, objects::*};
-use sim::script::{Case, Story};
+use pb::{Object, objects::*};
+use sim::script::Story;
 
 use crate::hold;
 
@@ -417,33 +417,8 @@ fn the_service_is_made_when_it_is_missing() {
             .then("the service is deleted", |stage| stage.remove::<Service>("web-svc"))
             .settle()
             .expect("it is there", |stage| match stage.get::<Service>("web-svc") {
-                Some(service) if !service.meta_owner().is_empty() => Ok(()),
+                Some(service) if !service.meta().owner_references.is_empty() => Ok(()),
                 other => Err(format!("{other:?}")),
             }),
     );
-}
-
-trait MetaOwner {
-    fn meta_owner(&self) -> String;
-}
-
-impl MetaOwner for Service {
-    fn meta_owner(&self) -> String {
-        self.metadata.iter().flat_map(|meta| &meta.owner_references).map(|owner| owner.name.clone()).collect()
-    }
-}
-
-#[test]
-fn a_history_reads_well() {
-    let story = Story::new("failed, scaled up and down")
-        .create(2)
-        .settle()
-        .end("web-0", "Failed")
-        .settle()
-        .scale(3)
-        .settle()
-        .scale(1)
-        .settle();
-    insta::assert_snapshot!(story.tell(Case { delete_when_scaled: true, ..Case::PLAIN }).unwrap());
-    let _name = |pod: &Pod| pod.name().to_owned();
 }
