@@ -137,6 +137,13 @@ impl Rig {
         }
     }
 
+    /// Puts a node and a controller to work again.
+    pub fn resume(&mut self, identity: &'static str) {
+        self.shutdown = CancellationToken::new();
+        self.tasks.push(tokio::spawn(kubelet(Arc::clone(&self.store), self.shutdown.clone())));
+        self.controller(identity);
+    }
+
     pub async fn put<T: Object>(&self, object: &T) {
         let txn = Txn { guards: Vec::new(), ops: vec![objects::put(object)] };
         assert!(matches!(self.store.txn(txn).await.unwrap(), TxnOutcome::Committed(_)));
