@@ -158,7 +158,8 @@ pub(crate) fn nothing_is_left_over(world: &World, findings: &mut Findings) {
         for object in objects {
             let owners = &object.meta().owner_references;
             if !owners.is_empty() && owners.iter().all(|owner| world.gone.contains(&owner.uid)) {
-                findings.add(title(object), "is left over: its owners are gone");
+                let going = if object.is_terminating() { "being deleted and " } else { "" };
+                findings.add(title(object), format!("is {going}left over: its owners are gone"));
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     revisions::{REVISION_LABEL, same},
     world::{
         Actor, Step, World, has_ended, in_order, in_range, index, ordinal, partition, range, replicas, spec, strategy,
-        title, window,
+        title,
     },
 };
 
@@ -30,13 +30,9 @@ pub(crate) fn from_the_top(step: &Step<'_>, findings: &mut Findings) {
         } else if strategy(set) == "Recreate" {
             paused(set).then(|| "although the set is paused".to_owned())
         } else {
-            not_reached(set, due).or_else(|| {
-                if step.before.is_available(set, pod) {
-                    out_of_turn(step.before, set, due)
-                } else {
-                    not_met(step.before, set, due)
-                }
-            })
+            // What is not available serves nobody: it is healed in whatever turn.
+            let in_turn = step.before.is_available(set, pod);
+            not_reached(set, due).or_else(|| out_of_turn(step.before, set, due).filter(|_| in_turn))
         };
         if let Some(why) = why {
             findings.add(title(pod), format!("was taken away {why}"));
@@ -91,18 +87,6 @@ fn out_of_turn(world: &World, set: &StatefulSet, due: Ordinal) -> Option<String>
     }
     let condemned = pods.keys().find(|ordinal| !in_range(set, **ordinal));
     condemned.filter(|_| in_order(set)).map(|ordinal| format!("while ordinal {ordinal} was still to be scaled away"))
-}
-
-/// A pod that is not available is healed: under OrderedReady when the walk upwards meets it.
-fn not_met(world: &World, set: &StatefulSet, due: Ordinal) -> Option<String> {
-    if !in_order(set) {
-        return None;
-    }
-    let pods = world.pods_of(set);
-    let available = |ordinal: &Ordinal| pods.get(ordinal).is_some_and(|pod| world.is_available(set, pod));
-    let before: Vec<_> = range(set).into_iter().filter(|ordinal| *ordinal < due && !available(ordinal)).collect();
-    let lowest = before.first().filter(|_| before.len() >= window(set))?;
-    Some(format!("to be healed while the lower ordinal {lowest} was not available"))
 }
 
 /// Under Recreate nothing is made while a pod of an older template is there.

@@ -164,8 +164,10 @@ impl<'a> Apply<'a> {
         } else {
             draft.put(&terminating(pod.clone(), Time::from(self.around.host.now())));
         }
-        if *why == DeleteReason::SetDeleted {
-            draft.guard([self.no_other_pod()]);
+        match why {
+            DeleteReason::SetDeleted => draft.guard([self.no_other_pod()]),
+            DeleteReason::ScaledAway | DeleteReason::Outdated { .. } => draft.guard(self.no_other_budget()),
+            DeleteReason::Ended(_) => {}
         }
         let wrote = self.commit(draft).await?;
         metrics::get().pods_deleted.inc();
@@ -184,6 +186,14 @@ impl<'a> Apply<'a> {
     pub(crate) fn revision(&self, name: &str) -> Result<Arc<ControllerRevision>, Fault> {
         let observed = || self.observed.revisions.get(name).cloned();
         self.made.lock().get(name).cloned().or_else(observed).ok_or_else(|| unobserved("revision", name))
+    }
+
+    /// A pod that can wait goes as far as disruption budgets let it: none may have come that was not seen.
+    fn no_other_budget(&self) -> Option<Guard> {
+        let set = self.observed.set.as_ref();
+        let ignored = set.spec.as_ref().is_some_and(|spec| spec.budget_policy == "Ignore");
+        let range = Prefix::namespace(PodDisruptionBudget::KIND, set.namespace());
+        (!ignored).then(|| Guard::PrefixNotNewer(range, self.observed.budgets_at))
     }
 
     /// A number is one more than that of every other revision: none may have come that was not seen (I11).

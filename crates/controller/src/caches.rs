@@ -122,6 +122,7 @@ impl Caches {
         let start = format!("{name}-");
         // Read before the objects, so that none written up to here is missing.
         let (pods_at, revisions_at) = (self.pods.revision(), self.revisions.revision());
+        let budgets_at = self.budgets.revision();
         let pods = Prefix::names(Kind::Pod, &key.namespace, &start);
         let revisions = Prefix::names(Kind::ControllerRevision, &key.namespace, &start);
         let spec = set.spec.clone().unwrap_or_default();
@@ -151,6 +152,7 @@ impl Caches {
             claims: Observed::by_name(claims.iter().flat_map(|prefix| self.claims.list(prefix))),
             revisions: Observed::by_name(self.revisions.list(&revisions)),
             revisions_at,
+            budgets_at,
             service_exists: spec.service_name.is_empty() || self.services.get(&service).is_some() || broken_service(),
             set,
         }))

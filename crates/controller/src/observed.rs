@@ -51,6 +51,8 @@ pub struct Observed {
     pub service_exists: bool,
     /// Disruption budgets that count a pod of the set, with all pods that they count.
     pub budgets: Vec<Budget>,
+    /// As `pods_at`, for disruption budgets.
+    pub budgets_at: Revision,
 }
 
 impl Observed {

@@ -21,8 +21,8 @@ struct Args {
     #[arg(long, default_value_t = Options::default().controllers)]
     controllers: usize,
     /// Only these choices of each seed, such as 0-12,40: a history that was made shorter.
-    #[arg(long, value_parser = shrink::read_ranges)]
-    only: Option<Vec<usize>>,
+    #[arg(long)]
+    only: Option<Choices>,
     /// Seeds that are played at the same time. All processors if it is left out.
     #[arg(long)]
     threads: Option<usize>,
@@ -34,9 +34,21 @@ struct Args {
     tell: bool,
 }
 
+/// Numbers of choices.
+#[derive(Clone)]
+struct Choices(Vec<usize>);
+
+impl std::str::FromStr for Choices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        shrink::read_ranges(text).map(Self)
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
-    let only = args.only.clone().map(Arc::from);
+    let only = args.only.clone().map(|choices| Arc::from(choices.0));
     let options = Options { steps: args.steps, controllers: args.controllers, only, ..Options::default() };
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
     if args.tell {

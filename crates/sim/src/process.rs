@@ -123,6 +123,11 @@ impl Process {
         self.tasks.len()
     }
 
+    /// How much garbage there is to look at, as it sees it.
+    pub fn garbage(&self) -> usize {
+        gc::jobs(&self.eyes.caches).len()
+    }
+
     /// Makes it the leader. What it began under an earlier fence goes on under that one. Its clock may show another time
     /// than it did.
     pub fn lead(&mut self, fence: &Guard, seconds_ahead: i64) {
@@ -153,11 +158,12 @@ impl Process {
     }
 
     /// Starts a piece of work if none of this task is running; else lets the running one make one call.
-    pub fn turn(&mut self, task: usize, chance: &mut Chance, status: StatusPolicy) -> Turn {
+    /// `pick` chooses what garbage is looked at.
+    pub fn turn(&mut self, task: usize, pick: usize, status: StatusPolicy) -> Turn {
         let Self { wire, clock, eyes, tasks } = self;
         let Some(task) = tasks.get_mut(task) else { return Turn::Idle };
         if task.running.is_none() {
-            task.running = match task.begin(eyes, clock, chance, status) {
+            task.running = match task.begin(eyes, clock, pick, status) {
                 Ok(running) => running,
                 Err(wrong) => return Turn::Wrong(wrong),
             };
@@ -199,7 +205,7 @@ impl Task {
         &mut self,
         eyes: &Eyes,
         clock: &Clock,
-        chance: &mut Chance,
+        pick: usize,
         status: StatusPolicy,
     ) -> Result<Option<Running>, Vec<Violation>> {
         // Only leaders work.
@@ -210,7 +216,7 @@ impl Task {
         match &self.what {
             What::Garbage => {
                 let jobs: Vec<_> = gc::jobs(&caches).into_iter().collect();
-                let Some(job) = chance.pick(&jobs).cloned() else { return Ok(None) };
+                let Some(job) = jobs.get(pick % jobs.len().max(1)).cloned() else { return Ok(None) };
                 Ok(Some(Box::pin(async move {
                     // A job that fails is looked at again in another turn.
                     drop(gc::collect(&caches, &around, &job).await);

@@ -312,10 +312,10 @@ impl Simulation {
         if chance.one_in(2) {
             process.look_at_all();
         }
-        let task = chance.below(process.tasks());
+        let (task, pick) = (chance.below(process.tasks()), chance.below(1000));
         let mut last = Turn::Idle;
         for _ in 0..=chance.below(10) {
-            last = self.processes[which].turn(task, chance, status);
+            last = self.processes[which].turn(task, pick, status);
             if let Turn::Wrong(violations) = &last {
                 return fail_on(violations);
             }
@@ -397,12 +397,12 @@ impl Simulation {
     /// Lets a process work, with fresh caches, until it has nothing to do.
     fn run_process(&mut self, which: usize) -> Step {
         let Some(tasks) = self.processes.get(which).map(Process::tasks) else { return Ok(()) };
-        let (mut idle, mut chance) = (0, Chance::of(self.seed, usize::MAX - 1));
+        let mut idle = 0;
         for turn in 0..TURNS {
             let before = self.store.revision();
             let Some(process) = self.processes.get_mut(which) else { return Ok(()) };
             process.look_at_all();
-            let turn = process.turn(turn % tasks, &mut chance, StatusPolicy::Now);
+            let turn = process.turn(turn % tasks, turn / tasks, StatusPolicy::Now);
             if let Turn::Wrong(violations) = turn {
                 return fail_on(&violations);
             }
@@ -410,7 +410,9 @@ impl Simulation {
             // Garbage may be looked at again and again without anything to do about it.
             let still = matches!(turn, Turn::Idle | Turn::Done) && self.store.revision() == before;
             idle = if still { idle + 1 } else { 0 };
-            if idle > tasks * 8 {
+            // Each task was asked, and about each piece of garbage.
+            let asked = |process: &Process| idle > tasks * (process.garbage() + 1);
+            if idle > tasks && self.processes.get(which).is_some_and(asked) {
                 return Ok(());
             }
         }
