@@ -1,6 +1,8 @@
 //! One set in a store small enough to be read: guards, kubelets, the garbage collector, and the invariants after every
 //! commit.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::collections::BTreeMap;
 
 use check::{Actor, Step, World};
