@@ -5,7 +5,6 @@
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 #[path = "properties/cluster.rs"]
-#[allow(dead_code, reason = "the properties use all of it")]
 mod cluster;
 
 use std::{collections::BTreeMap, time::Duration};
