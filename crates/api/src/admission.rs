@@ -39,6 +39,11 @@ pub fn create(object: &AnyObject) -> Result<()> {
     all_or_nothing(validate::create(object))
 }
 
+/// Whether the status of an object may become that of another.
+pub fn status(old: &AnyObject, new: &AnyObject) -> Result<()> {
+    all_or_nothing(validate::status(old, new))
+}
+
 /// Whether an object may become another.
 pub fn update(old: &AnyObject, new: &AnyObject) -> Result<()> {
     all_or_nothing(validate::update(old, new))

@@ -10,6 +10,7 @@ mod apply;
 mod caches;
 mod config;
 mod delete;
+mod delete_collection;
 mod error;
 mod evict;
 mod feed;

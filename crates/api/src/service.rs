@@ -75,6 +75,10 @@ impl ApiService for Api {
         Ok(Response::new(self.0.delete(request.into_inner()).await?))
     }
 
+    async fn delete_collection(&self, request: Request<DeleteCollectionRequest>) -> Answer<DeleteCollectionResponse> {
+        Ok(Response::new(self.0.delete_collection(request.into_inner()).await?))
+    }
+
     async fn watch(&self, request: Request<WatchRequest>) -> Answer<Self::WatchStream> {
         let events = self.0.watch(request.into_inner()).await?;
         Ok(Response::new(events.map_err(Status::from).boxed()))

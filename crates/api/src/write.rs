@@ -90,6 +90,7 @@ pub fn updated(old: &AnyObject, mut new: AnyObject, part: Part) -> Result<AnyObj
         view::keep(Some(old), &mut new);
         let mut result = old.clone();
         copy_status(&new, &mut result);
+        admission::status(old, &result)?;
         return Ok(result);
     }
     view::complete(Some(old), &mut new)?;

@@ -157,7 +157,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("Service", &["status"]),
     ("StorageClass", &["allowVolumeExpansion", "allowedTopologies", "mountOptions"]),
     ("Namespace", &["spec"]),
-    ("NodeSpec", &["configSource", "externalID", "podCIDRs", "providerID", "taints"]),
+    ("NodeSpec", &["configSource", "externalID", "podCIDRs", "providerID"]),
     ("NodeSelectorTerm", &["matchFields"]),
     ("PodDisruptionBudgetStatus", &["disruptedPods"]),
 ];

@@ -33,7 +33,7 @@ pub fn is_hollow(node: &Node) -> bool {
 }
 
 /// The node as it becomes known: what the agent says, over what is known already. The agent owns the status and its own
-/// labels; the network once given, cordons and the labels of others stay.
+/// labels; the network once given, cordons, taints and the labels of others stay.
 fn known(reported: &Node, stored: Option<&Node>, now: Time) -> Node {
     let mut node = stored.cloned().unwrap_or_else(|| Node {
         metadata: Some(pb::objects::ObjectMeta { name: reported.name().to_owned(), ..Default::default() }),
@@ -189,7 +189,7 @@ fn whole_seconds(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use pb::objects::{NodeSpec, NodeStatus, ObjectMeta};
+    use pb::objects::{NodeSpec, NodeStatus, ObjectMeta, Taint};
 
     use super::*;
 
@@ -212,7 +212,8 @@ mod tests {
     #[test]
     fn registering_again_keeps_what_others_said_and_changes_nothing_else() {
         let mut stored = known(&reported(), None, at(1));
-        stored.spec = Some(NodeSpec { pod_cidr: "10.77.1.0/24".into(), unschedulable: true });
+        let off = Taint { key: "node.kubernetes.io/out-of-service".into(), ..Default::default() };
+        stored.spec = Some(NodeSpec { pod_cidr: "10.77.1.0/24".into(), unschedulable: true, taints: vec![off] });
         stored.meta_mut().labels.insert("theirs".into(), "x".into());
         assert_eq!(known(&reported(), Some(&stored), at(9)), stored);
     }

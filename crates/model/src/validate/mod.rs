@@ -14,9 +14,13 @@ mod resources;
 mod service;
 mod small;
 mod statefulset;
+mod status;
 mod storage;
+mod taint;
 
 use pb::api::v1::{Object as AnyObject, object::Object as Variant};
+
+pub use taint::OUT_OF_SERVICE;
 
 use crate::error::{Errors, FieldError, FieldPath};
 
@@ -43,6 +47,15 @@ pub fn update(old: &AnyObject, new: &AnyObject) -> Vec<FieldError> {
     meta::update(old.meta(), new.meta(), &mut errors);
     content(new, Occasion::Update, &mut errors);
     immutable::check(old, new, &mut errors);
+    errors.into_vec()
+}
+
+/// Every reason why the status of `new` may not take the place of that of `old`; none if it may.
+pub fn status(old: &AnyObject, new: &AnyObject) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    if let (Some(Variant::StatefulSet(old)), Some(Variant::StatefulSet(new))) = (&old.object, &new.object) {
+        status::set(old, new, &mut errors);
+    }
     errors.into_vec()
 }
 

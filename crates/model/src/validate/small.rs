@@ -2,7 +2,7 @@
 
 use pb::objects::{ConfigMap, ControllerRevision, Event, Node, Secret};
 
-use super::{named, not_negative, one_of, pod, resources};
+use super::{named, not_negative, one_of, pod, resources, taint};
 use crate::{
     error::{Errors, FieldPath},
     names,
@@ -46,6 +46,9 @@ fn size(bytes: usize, errors: &mut Errors) {
 }
 
 pub(super) fn node(node: &Node, errors: &mut Errors) {
+    if let Some(spec) = &node.spec {
+        taint::check(&spec.taints, &FieldPath::of("spec.taints"), errors);
+    }
     let Some(status) = &node.status else { return };
     for (field, amounts) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)] {
         for (name, amount) in amounts {

@@ -235,3 +235,18 @@ fn kinds_of_errors() {
     assert_eq!(errors[0].kind, ErrorKind::NotFound);
     assert_eq!(errors[0].description(), r#"Not found: "wwww": the pod's volumes are www"#);
 }
+
+#[test]
+fn a_machine_that_is_off_can_be_said_to_be_and_other_taints_are_named_as_missing() {
+    let node = |taints: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": {"taints": taints}});
+    let off = json!({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"});
+    good(&node(json!([off])));
+    assert_eq!(
+        bad(&node(json!([off, off, {"key": "gpu", "effect": "PreferNoSchedule"}]))),
+        [
+            r#"spec.taints[1]: Duplicate value: "node.kubernetes.io/out-of-service:NoExecute""#,
+            r#"spec.taints[2].effect: Unsupported value: "PreferNoSchedule": supported values: "NoSchedule", "NoExecute""#,
+            r#"spec.taints[2].key: Unsupported value: "gpu": supported values: "node.kubernetes.io/out-of-service"; other taints are not supported by Berth yet: cordon the node (spec.unschedulable) to keep pods away"#,
+        ]
+    );
+}
