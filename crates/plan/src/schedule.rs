@@ -1,6 +1,6 @@
 //! Which node a pod goes to.
 //!
-//! Filters first (ready, not cordoned, labels, room, reachability of the pod's volumes), then a rank: fewest pods of
+//! Filters first (ready, neither cordoned nor tainted, labels, room, reachability of the pod's volumes), then a rank: fewest pods of
 //! the same set, then the largest share left free, then fewest pods, then the name. There is no chance in it: the same
 //! snapshot gives the same node.
 //!
@@ -18,7 +18,7 @@ use std::{cmp::Reverse, collections::BTreeMap, fmt};
 
 use pb::{
     Object, ObjectExt,
-    objects::{Node, NodeSelector, Pod},
+    objects::{Node, NodeSelector, Pod, Taint},
 };
 
 pub use amounts::Amounts;
@@ -92,6 +92,8 @@ pub struct NodeFacts {
     pub labels: BTreeMap<String, String>,
     /// Whether its Ready condition is True.
     pub ready: bool,
+    /// Whether a taint keeps new pods away.
+    pub tainted: bool,
     /// Whether new pods are kept away (cordon), or the node is on its way out.
     pub unschedulable: bool,
     /// What pods may use of it.
@@ -108,11 +110,17 @@ impl NodeFacts {
         Self {
             labels: node.meta().labels.clone(),
             ready,
+            tainted: node.spec.iter().flat_map(|spec| &spec.taints).any(keeps_away),
             unschedulable: node.is_terminating() || node.spec.as_ref().is_some_and(|spec| spec.unschedulable),
             allocatable: status.map(|s| Amounts::of_node(&s.allocatable)).unwrap_or_default(),
             revision: node.mod_revision(),
         }
     }
+}
+
+/// Whether a taint keeps new pods away. Pods cannot tolerate one yet.
+fn keeps_away(taint: &Taint) -> bool {
+    matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
 }
 
 /// Why no node was found, in Kubernetes' words.
@@ -140,6 +148,8 @@ impl fmt::Display for Unschedulable {
 pub enum Reason {
     /// Cordoned, or going away.
     Cordoned,
+    /// A taint keeps pods away.
+    Tainted,
     /// Its agent does not report, or reports that it cannot run pods.
     NotReady,
     /// A label of nodeSelector is missing or differs.
@@ -156,6 +166,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cordoned => f.write_str("node(s) were unschedulable"),
+            Self::Tainted => f.write_str("node(s) had untolerated taint(s)"),
             Self::NotReady => f.write_str("node(s) were not ready"),
             Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
             Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
@@ -169,6 +180,9 @@ impl fmt::Display for Reason {
 fn rule_out(request: &Request, name: &str, node: &NodeFacts, used: &Amounts) -> Vec<Reason> {
     if node.unschedulable {
         return vec![Reason::Cordoned];
+    }
+    if node.tainted {
+        return vec![Reason::Tainted];
     }
     if !node.ready {
         return vec![Reason::NotReady];

@@ -68,8 +68,8 @@ impl Ledger {
             return false;
         }
         let better = totals.facts.as_ref().is_none_or(|old| {
-            (old.ready, old.unschedulable, &old.labels, &old.allocatable)
-                != (facts.ready, facts.unschedulable, &facts.labels, &facts.allocatable)
+            (old.ready, old.unschedulable, old.tainted, &old.labels, &old.allocatable)
+                != (facts.ready, facts.unschedulable, facts.tainted, &facts.labels, &facts.allocatable)
         });
         totals.facts = Some(facts);
         better

@@ -25,6 +25,9 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// Why what is wanted is not there yet. Empty when the set is settled.
     pub waits: Vec<Wait>,
+    /// Claims that the retention policy would have deleted one day and that another controller owns: they are left
+    /// alone, which people should know.
+    pub disputed: Vec<ClaimName>,
     /// The status as of the snapshot. `Op::UpdateStatus` is among the actions where it differs from the stored one.
     pub status: Status,
     /// After how long to plan again although nothing happened.

@@ -10,7 +10,7 @@ use model::identity::{ClaimName, Ordinal, PodName, Uid};
 use super::{
     action::NewClaim,
     draft::Draft,
-    snapshot::{ClaimOwner, ClaimView, OwnerKind, Retention, SetView},
+    snapshot::{ClaimOwner, ClaimView, OwnerKind, PodView, Retention, SetView},
     stamp,
     wait::WaitReason,
 };
@@ -93,6 +93,24 @@ pub(super) fn fix_owners(draft: &mut Draft<'_>, ordinal: Ordinal, uid: Option<&U
     }
 }
 
+/// Claims of the set's pods that another controller owns although the retention policy wants them gone with the pod or
+/// the set: the policy leaves them alone (EV).
+pub(super) fn disputed(draft: &Draft<'_>) -> Vec<ClaimName> {
+    let set = &draft.snapshot.set;
+    if set.retention.keeps_all() {
+        return Vec::new();
+    }
+    let claims_of = |(ordinal, pod): (Ordinal, &PodView)| {
+        let owners = Owners::of(set, ordinal, Some(&pod.uid));
+        let claims = set.claim_templates.iter().filter_map(|template| {
+            let name = set.name.claim(template, ordinal);
+            draft.claim(&name).filter(|claim| !is_foreign(set, template, claim)).map(|claim| (name, claim))
+        });
+        claims.filter(|(_, claim)| owners.others_control(&claim.owners)).map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    draft.members.iter().flat_map(claims_of).collect()
+}
+
 /// The two objects that can own a claim of one ordinal by the retention policy.
 struct Owners<'a> {
     set: &'a SetView,
@@ -137,6 +155,11 @@ impl<'a> Owners<'a> {
         } else {
             None
         }
+    }
+
+    /// Whether another object than the set and the pod is the controller.
+    fn others_control(&self, refs: &[ClaimOwner]) -> bool {
+        refs.iter().any(|r| r.controller && !self.names_set(r) && !self.names_pod(r))
     }
 
     fn names_set(&self, r: &ClaimOwner) -> bool {

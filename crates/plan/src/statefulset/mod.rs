@@ -82,8 +82,9 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
 
     let timers = [status::requeue_after(snapshot, &pods, &status), progress.look_again_after()];
     let requeue_after = timers.into_iter().flatten().min();
+    let disputed = claims::disputed(&draft);
     let (actions, waits) = draft.finish();
-    Plan { actions, waits, status, requeue_after }
+    Plan { actions, waits, disputed, status, requeue_after }
 }
 
 /// Whether the set is gone after the plan: nothing is told of it any more.
