@@ -150,18 +150,10 @@ pub(crate) fn due_revision(step: &Step<'_>, findings: &mut Findings) {
     }
 }
 
-/// Whether the ordinal is below the partition, or among those that an update without bounds has not reached.
+/// Whether the ordinal is below the partition.
 fn keeps_back(set: &StatefulSet, pod: &Pod) -> bool {
-    if strategy(set) != "RollingUpdate" {
-        return false;
-    }
-    let rolling = spec(set).and_then(|spec| spec.update_strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
-    let bound = match rolling {
-        Some(_) => partition(set),
-        None => set.status.as_ref().map_or(0, |status| i64::from(status.current_replicas)),
-    };
     let index = ordinal(set, pod).and_then(|ordinal| index(set, ordinal));
-    index.is_some_and(|index| index < bound)
+    strategy(set) == "RollingUpdate" && index.is_some_and(|index| index < partition(set))
 }
 
 /// Equal once defaults are filled in: an older version may have stored fewer.

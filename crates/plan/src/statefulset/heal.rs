@@ -5,7 +5,7 @@
 //! Without it a rollout of a broken template would stay stuck after the template was set right (#67250): the broken pod
 //! is waited for, and only a pod that is available is ever updated.
 //!
-//! Never touches a pod below the partition, a pod of a paused set, or one that comes back as it was.
+//! Never touches a pod below the partition, or a pod of a paused set: it would come back as it was.
 
 use model::identity::Ordinal;
 
@@ -20,19 +20,14 @@ use super::{
 pub(super) fn process(draft: &mut Draft<'_>, pod: &PodView, ordinal: Ordinal) {
     let down = pod.is_unavailable(draft.snapshot) || draft.in_order() && !pod.is_ready();
     let ends_anyway = pod.terminating || pod.phase.is_terminal();
-    if down && !ends_anyway && draft.is_outdated(pod) && comes_back_updated(draft, pod, ordinal) {
+    if down && !ends_anyway && draft.is_outdated(pod) && is_in_reach(draft, ordinal) {
         budgets::disrupt(draft, pod, ordinal, |draft| draft.replace(pod, ordinal, RestsOn::Itself));
     }
 }
 
-/// Whether the pod that replaces this one would be made from the update revision.
-fn comes_back_updated(draft: &Draft<'_>, pod: &PodView, ordinal: Ordinal) -> bool {
+/// Whether the set's update has come, or is to come, to this ordinal.
+fn is_in_reach(draft: &Draft<'_>, ordinal: Ordinal) -> bool {
     let set = &draft.snapshot.set;
     let Strategy::Rolling { partition, .. } = set.strategy else { return false };
-    let kept_back = match partition {
-        Some(partition) => partition,
-        // As many pods as are left at the current revision keep it (REV-12).
-        None => draft.revisions.others_at_current(&draft.members, pod),
-    };
-    !set.paused && set.ordinals.index_of(ordinal).is_some_and(|index| index >= kept_back)
+    !set.paused && set.ordinals.index_of(ordinal).is_some_and(|index| index >= partition.unwrap_or(0))
 }

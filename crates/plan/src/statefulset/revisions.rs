@@ -26,8 +26,7 @@ impl Revisions {
     /// paused the update stays where it is: below the lowest pod that has it already.
     pub fn kept_back(&self, set: &SetView, members: &Members<'_>) -> u32 {
         let by_strategy = match &set.strategy {
-            Strategy::Rolling { partition: Some(partition), .. } => *partition,
-            Strategy::Rolling { partition: None, .. } => u32::try_from(set.status.current).unwrap_or(0),
+            Strategy::Rolling { partition, .. } => partition.unwrap_or(0),
             Strategy::OnDelete | Strategy::Recreate => 0,
         };
         if !set.paused {
@@ -36,13 +35,6 @@ impl Revisions {
         let updated = members.replicas.iter().find(|(_, pod)| pod.revision.as_ref() == Some(&self.update));
         let frontier = updated.and_then(|(ordinal, _)| set.ordinals.index_of(*ordinal));
         by_strategy.max(frontier.unwrap_or(u32::MAX))
-    }
-
-    /// How many pods other than `pod` keep the current revision although the update revision is another.
-    pub fn others_at_current(&self, members: &Members<'_>, pod: &PodView) -> u32 {
-        let keeps = |other: &PodView| !other.terminating && other.revision.as_ref() == Some(&self.current);
-        let others = members.iter().filter(|(_, other)| other.uid != pod.uid && keeps(other)).count();
-        if self.current == self.update { 0 } else { u32::try_from(others).unwrap_or(u32::MAX) }
     }
 }
 

@@ -117,7 +117,7 @@ pub enum Strategy {
     /// The set replaces its pods, from the highest ordinal down.
     Rolling {
         /// Pods with a lower index than this keep the current revision. None if spec.updateStrategy.rollingUpdate is
-        /// absent, which is not the same as 0 (REV-12).
+        /// absent, which is the same as 0.
         partition: Option<u32>,
         /// How many pods may be unavailable. None is the classic walk, one pod at a time (UPD-4); Some, also of 1,
         /// counts the unavailable pods of the whole set (MU-2, MU-3).

@@ -57,6 +57,9 @@ pub fn compare(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Outco
     }
 
     let case = Case::new(world, update_revision(world, recorded, plan));
+    if case.update_new_pods(&mut expected) {
+        names.insert("no-block-is-partition-0");
+    }
     let replaced = match replace_as_due(&case, world, plan, &mut expected, &mut planned) {
         Ok(replaced) => replaced,
         Err(difference) => return Outcome::Differ(difference),
@@ -128,8 +131,11 @@ pub fn compare_until_failure(world: &World<'_>, recorded: &Recorded<'_>, plan: &
         names.insert("no-revision-for-a-deleting-set");
     }
     let begins = |expected: &[Act], planned: &[Act]| !differs(expected, &planned[..expected.len().min(planned.len())]);
+    let case = Case::new(world, update_revision(world, recorded, plan));
+    if case.update_new_pods(&mut expected) {
+        names.insert("no-block-is-partition-0");
+    }
     if !begins(&expected, &planned) {
-        let case = Case::new(world, update_revision(world, recorded, plan));
         let broken = case.broken();
         let is_broken = |act: &Act| act.op == "delete_pod" && act.o.is_some_and(|ordinal| broken.contains(&ordinal));
         if planned.iter().any(is_broken) {

@@ -85,7 +85,7 @@ impl<'a> Case<'a> {
         }
         let replaced = |ordinal: &u32| {
             let Some(pod) = self.pod(*ordinal) else { return false };
-            self.outdated(pod) && !has_ended(pod) && *ordinal - self.start() >= self.kept_back(pod)
+            self.outdated(pod) && !has_ended(pod) && *ordinal - self.start() >= self.partition()
         };
         if self.in_order() {
             let fine =
@@ -96,15 +96,29 @@ impl<'a> Case<'a> {
         self.ordinals().filter(|ordinal| down(ordinal) && replaced(ordinal)).collect()
     }
 
-    /// The lowest index at which the replacement of this pod is made from the update revision.
-    fn kept_back(&self, pod: &Pod) -> u32 {
+    /// The lowest index that the update reaches.
+    fn partition(&self) -> u32 {
         let strategy = &self.world.set.strategy;
-        if strategy.rolling {
-            return strategy.partition.unwrap_or(0);
+        strategy.partition.filter(|_| strategy.rolling).unwrap_or(0)
+    }
+
+    /// Makes the pods that a set without a `rollingUpdate` block gets be of the present template, where the recording
+    /// makes the first so many of them as they were (REV-12). Says whether there are such.
+    pub fn update_new_pods(&self, actions: &mut [Act]) -> bool {
+        let set = self.world.set;
+        let kept_back = u32::try_from(set.status.current).unwrap_or(0);
+        if set.strategy.r#type != "RollingUpdate" || set.strategy.rolling || self.current == self.update {
+            return false;
         }
-        let keeps = |other: &&Pod| other.o != pod.o && other.rev == Some(self.current) && !other.terminating;
-        let others = self.members().filter(keeps).count();
-        if self.current == self.update { 0 } else { u32::try_from(others).unwrap_or(u32::MAX) }
+        let of_old = |act: &&mut Act| {
+            let index = act.o.and_then(|ordinal| ordinal.checked_sub(self.start()));
+            act.op == "create_pod" && act.rev == Some(self.current) && index.is_some_and(|index| index < kept_back)
+        };
+        let mut any = false;
+        for act in actions.iter_mut().filter(of_old) {
+            (act.rev, act.template, any) = (Some(self.update), Some(set.template), true);
+        }
+        any
     }
 
     /// The highest pod out of range, where only pods out of range that never come back keep Kubernetes from deleting it
@@ -144,8 +158,7 @@ impl<'a> Case<'a> {
         let available = pods.iter().filter(|pod| self.available(pod)).count();
         let unavailable = usize::try_from(set.replicas).ok()?.checked_sub(available)?;
         let budget = self.max_unavailable().saturating_sub(unavailable);
-        let partition = strategy.partition.filter(|_| strategy.rolling).unwrap_or(0);
-        let from_the_top = pods.iter().copied().rev().filter(|pod| pod.o - self.start() >= partition);
+        let from_the_top = pods.iter().copied().rev().filter(|pod| pod.o - self.start() >= self.partition());
         let next = from_the_top.filter(|pod| self.available(pod) && self.outdated(pod)).take(budget);
         // What has ended may have been left Ready: it has its share of the budget, and is deleted already.
         let (ended, next): (Vec<&Pod>, Vec<&Pod>) = next.partition(|pod| has_ended(pod));

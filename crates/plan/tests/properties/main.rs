@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
+mod additions;
 mod cluster;
 mod previews;
 mod rollouts;
