@@ -57,7 +57,17 @@ bless: setup ## Takes new lines of the contracts into proto/contract.lock
 
 .PHONY: sim
 sim: setup ## Runs the simulation; SEEDS=N
-	cargo run --locked --release --package sim -- --seeds $(SEEDS)
+	cargo build --locked --package sim --bin sim
+	cargo build --locked --release --package sim --bin sim
+	@debug=$$($(TARGET_DIR)/debug/sim --seeds 20 --hash); release=$$($(TARGET_DIR)/release/sim --seeds 20 --hash); \
+	 if [ "$$debug" != "$$release" ]; then \
+	   echo "the same seeds give another history in debug ($$debug) than in release ($$release)" >&2; exit 1; \
+	 fi
+	$(TARGET_DIR)/release/sim --seeds $(SEEDS)
+
+.PHONY: mutants
+mutants: setup ## Plants one mistake after the other and shows that the simulation finds it
+	cargo run --locked --release --package sim --features mutants --bin mutants
 
 .PHONY: bench
 bench: setup ## Measures ordered bring-up against raw etcd; writes target/bench.json

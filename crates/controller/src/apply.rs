@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use model::mutant::{Mutant, planted};
 use parking_lot::Mutex;
 use pb::{Object, ObjectExt, objects::*};
 use plan::statefulset::{
@@ -15,6 +16,7 @@ use crate::{
     object::{born, born_claim, born_pod, may_vanish, terminating},
     observed::Observed,
     step::Surroundings,
+    tell,
     write::{Draft, Fault, Wrote},
 };
 
@@ -40,12 +42,6 @@ pub struct Failure {
     pub notes: Vec<Note>,
 }
 
-impl<E: Into<Fault>> From<E> for Failure {
-    fn from(fault: E) -> Self {
-        Self { fault: fault.into(), notes: Vec::new() }
-    }
-}
-
 /// Does the actions of one plan.
 pub struct Apply<'a> {
     pub(crate) observed: &'a Observed,
@@ -62,7 +58,15 @@ impl<'a> Apply<'a> {
 
     /// Does one action.
     pub async fn action(&self, action: &Action) -> Result<Made, Failure> {
-        let mut draft = Draft::new(self.guards(&action.guards));
+        self.act(action).await.map_err(|fault| {
+            let notes = tell::failure(self.observed.set.as_ref(), &action.op, &fault).into_iter().collect();
+            Failure { fault, notes }
+        })
+    }
+
+    async fn act(&self, action: &Action) -> Result<Made, Fault> {
+        let unguarded = matches!(action.op, Op::UpdateStatus(_)) && planted(Mutant::StatusResurrects);
+        let mut draft = Draft::new(if unguarded { Vec::new() } else { self.guards(&action.guards) });
         let set = self.observed.set.as_ref();
         let mut notes = Vec::new();
         match &action.op {
@@ -133,6 +137,8 @@ impl<'a> Apply<'a> {
                 let meta = claim.meta_mut();
                 meta.owner_references = stamp::owner_references(&meta.owner_references, owners);
                 draft.put(&claim);
+                let what = format!("put the owners of claim {} right", claim.name());
+                notes.push(Note::normal(set, "SuccessfulUpdate", what));
             }
             Op::RepairPod { pod, ordinal, identity, storage } => {
                 let mut pod = self.pod(pod.as_str())?.clone();
@@ -157,7 +163,7 @@ impl<'a> Apply<'a> {
 
     /// Asks for graceful deletion: the node's agent stops the pod and frees the name. A pod without a node goes at
     /// once: nothing of it runs anywhere (NL-5).
-    async fn delete_pod(&self, pod: &Pod, why: &DeleteReason, mut draft: Draft) -> Result<Made, Failure> {
+    async fn delete_pod(&self, pod: &Pod, why: &DeleteReason, mut draft: Draft) -> Result<Made, Fault> {
         let set = self.observed.set.as_ref();
         if may_vanish(pod) {
             draft.delete(pod);
@@ -237,9 +243,11 @@ impl<'a> Apply<'a> {
         let (mut out, mut together) = (Vec::new(), BTreeMap::new());
         for guard in guards {
             match guard {
+                PlanGuard::SetUnchanged { .. } if planted(Mutant::IgnoreSet) => {}
                 PlanGuard::SetUnchanged { at, .. } => {
                     out.push(Guard::ModRevision(Key::of(self.observed.set.as_ref()), at.0));
                 }
+                PlanGuard::PodUnchanged(_) if planted(Mutant::DeleteIgnoresPod) => {}
                 PlanGuard::PodUnchanged(pod) => out.push(self.pod_unchanged(pod)),
                 PlanGuard::PodsUnchanged(pods) => together.extend(pods.iter().map(|pod| (&pod.pod, pod))),
                 PlanGuard::BudgetUnchanged(budget) => {

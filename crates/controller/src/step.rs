@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
+use model::mutant::{Mutant, planted};
 use plan::statefulset::{Action, Guard, Op, Plan};
 use store::Store;
 
@@ -115,7 +116,9 @@ pub async fn act(observed: &Observed, plan: &Plan, status: StatusPolicy, around:
         while let Some(result) = results.next().await {
             match result {
                 Ok(made) => {
-                    done.wrote.merge(&made.wrote);
+                    if !planted(Mutant::ForgetOwnWrites) {
+                        done.wrote.merge(&made.wrote);
+                    }
                     done.notes.extend(made.notes);
                 }
                 Err(failure) => {

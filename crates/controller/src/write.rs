@@ -1,5 +1,6 @@
 //! One transaction of the controller: guards without repetition, the leader's fence, and what it wrote.
 
+use model::mutant::{Mutant, planted};
 use pb::{Kind, api::v1::Object as AnyObject};
 use store::{Guard, Key, Op, Revision, Store, Txn, TxnOutcome};
 
@@ -108,7 +109,9 @@ impl Draft {
 
     /// Creates an object.
     pub fn create<T: pb::Object>(&mut self, object: &T) {
-        self.guard([Guard::Absent(Key::of(object))]);
+        if !planted(Mutant::CreateOverwrites) {
+            self.guard([Guard::Absent(Key::of(object))]);
+        }
         self.put(object);
     }
 
@@ -135,7 +138,7 @@ impl Draft {
     /// Commits: all of it, or nothing.
     pub async fn commit(self, store: &dyn Store, fence: Option<&Guard>) -> Result<Wrote, Fault> {
         let Self { mut txn, kinds } = self;
-        txn.guards.extend(fence.cloned());
+        txn.guards.extend(fence.filter(|_| !planted(Mutant::NoFence)).cloned());
         match store.txn(txn).await? {
             TxnOutcome::Committed(revision) => {
                 let mut wrote = Wrote::default();

@@ -9,7 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::identity::{ModRevision, Uid};
+use model::{
+    identity::{ModRevision, Uid},
+    mutant::{Mutant, planted},
+};
 use pb::Kind;
 
 /// An object by name.
@@ -168,6 +171,7 @@ fn tie(owners: &BTreeMap<Uid, Owner>, reference: &Reference) -> Tie {
     match owners.get(&reference.uid).map(|owner| owner.deletion) {
         Some(Some(Propagation::Foreground)) => Tie::Awaited,
         Some(Some(Propagation::Orphan)) => Tie::Released,
+        Some(None) if planted(Mutant::CollectWhatIsOwned) => Tie::Gone,
         Some(Some(Propagation::Background) | None) => Tie::Solid,
         None if reference.kind.is_none() => Tie::Solid,
         None => Tie::Gone,

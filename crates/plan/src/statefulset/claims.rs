@@ -5,7 +5,10 @@
 //! alone: it speaks for a deletion that is not ours to undo. A claim that was made for another set is neither used nor
 //! touched (I5).
 
-use model::identity::{ClaimName, Ordinal, PodName, Uid};
+use model::{
+    identity::{ClaimName, Ordinal, PodName, Uid},
+    mutant::{Mutant, planted},
+};
 
 use super::{
     action::NewClaim,
@@ -36,7 +39,9 @@ pub(super) fn inventory(draft: &Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) 
             Some(claim) if is_foreign(set, template, claim) => {
                 inventory.unusable.push(WaitReason::ClaimTaken { claim: name, by: claim.made_for.clone() });
             }
-            Some(claim) if claim.terminating => inventory.unusable.push(WaitReason::ClaimTerminating { claim: name }),
+            Some(claim) if claim.terminating && !planted(Mutant::UseTerminatingClaim) => {
+                inventory.unusable.push(WaitReason::ClaimTerminating { claim: name })
+            }
             Some(_) => inventory.present.push(name),
             None if draft.owners_of(&name).is_some() => {}
             None => {
@@ -146,7 +151,7 @@ impl<'a> Owners<'a> {
     /// The owner that the retention policy gives a claim: the table of section 1.2.
     fn by_policy(&self) -> Option<ClaimOwner> {
         let Retention { delete_with_set, delete_when_scaled } = self.set.retention;
-        if delete_when_scaled && !self.in_range {
+        if delete_when_scaled && (!self.in_range || planted(Mutant::OwnersInRange)) {
             let uid = self.pod_uid?.clone();
             Some(ClaimOwner { kind: OwnerKind::Pod, name: self.pod.to_string(), uid, controller: true })
         } else if delete_with_set {

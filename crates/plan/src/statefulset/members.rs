@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::identity::Ordinal;
+use model::{
+    identity::Ordinal,
+    mutant::{Mutant, planted},
+};
 
 use super::{
     action::{Action, Op},
@@ -56,6 +59,9 @@ pub(super) fn find<'a>(snapshot: &'a Snapshot) -> (Members<'a>, Vec<Action>) {
         }
     }
     members.condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
+    if planted(Mutant::CondemnLowestFirst) {
+        members.condemned.reverse();
+    }
     (members, actions)
 }
 

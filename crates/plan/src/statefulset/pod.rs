@@ -1,7 +1,10 @@
 //! What a pod's facts amount to: ready, available, right. One definition, used by every step.
 
 use jiff::{SignedDuration, Timestamp};
-use model::identity::Ordinal;
+use model::{
+    identity::Ordinal,
+    mutant::{Mutant, planted},
+};
 
 use super::{
     action::{Guard, PodAt},
@@ -12,7 +15,7 @@ use super::{
 impl PodView {
     /// Running and Ready.
     pub fn is_ready(&self) -> bool {
-        self.phase == Phase::Running && self.ready_since.is_some()
+        self.phase == Phase::Running && (self.ready_since.is_some() || planted(Mutant::CountUnreadyAsReady))
     }
 
     /// Ready for minReadySeconds. The phase does not matter here.
@@ -22,7 +25,7 @@ impl PodView {
 
     /// Not available, or on its way out.
     pub fn is_unavailable(&self, snapshot: &Snapshot) -> bool {
-        self.terminating || !self.is_available(snapshot)
+        self.terminating && !planted(Mutant::TerminatingIsAvailable) || !self.is_available(snapshot)
     }
 
     /// Running, Ready, available and not on its way out.
@@ -32,6 +35,7 @@ impl PodView {
 
     /// When it counts as available, or counted from; None while it is not Ready.
     pub(super) fn available_from(&self, min_ready_seconds: u32) -> Option<Timestamp> {
+        let min_ready_seconds = if planted(Mutant::ForgetMinReady) { 0 } else { min_ready_seconds };
         let min_ready = SignedDuration::from_secs(i64::from(min_ready_seconds));
         self.ready_since.map(|since| since.saturating_add(min_ready).unwrap_or(Timestamp::MAX))
     }

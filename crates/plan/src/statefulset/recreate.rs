@@ -4,6 +4,8 @@
 //! What keeps them apart is the set: an older pod can come only from an older template, and every creation is guarded by
 //! the set being unchanged. Claims stay. Never looks at readiness or budgets.
 
+use model::mutant::{Mutant, planted};
+
 use super::{
     claims,
     draft::{Draft, RestsOn},
@@ -30,5 +32,5 @@ pub(super) fn process(draft: &mut Draft<'_>) -> bool {
     if let Some(ordinal) = missing {
         draft.wait(ordinal, WaitReason::OlderNotGone { older: last });
     }
-    false
+    planted(Mutant::RecreateDoesNotWait)
 }

@@ -4,7 +4,10 @@
 //! terminating, and the action is guarded by the revisions at which they were. `maxConcurrentStart` widens this: so many
 //! pods, less one, may be missing or on their way before it. The pods in this window are made in order, too.
 
-use model::identity::Ordinal;
+use model::{
+    identity::Ordinal,
+    mutant::{Mutant, planted},
+};
 
 use super::{
     action::{DeleteReason, NewPod},
@@ -49,7 +52,7 @@ fn in_order(draft: &mut Draft<'_>, replicas: u32) -> bool {
         if process_one(draft, draft.ordinal(index)) != Flow::Go {
             held_up += 1;
         }
-        if held_up == window {
+        if held_up == window + u32::from(planted(Mutant::WindowOffByOne)) {
             break;
         }
     }

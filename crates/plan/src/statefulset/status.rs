@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::identity::{Ordinal, RevisionName};
+use model::{
+    identity::{Ordinal, RevisionName},
+    mutant::{Mutant, planted},
+};
 
 use super::{
     draft::Draft,
@@ -81,8 +84,8 @@ impl Status {
             i32::try_from(pods.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
         };
         Self {
-            observed_generation: snapshot.set.generation,
-            replicas: of(&|_| true),
+            observed_generation: snapshot.set.generation + i64::from(planted(Mutant::ObserveAhead)),
+            replicas: of(&|_| true) - i32::from(planted(Mutant::MiscountReplicas)),
             ready: of(&|pod| pod.is_ready()),
             available: of(&|pod| pod.is_ready() && pod.is_available(snapshot)),
             current: of(&|pod| !pod.terminating && pod.revision.as_ref() == Some(current)),
@@ -99,7 +102,8 @@ impl Status {
     /// nothing, so its revision is none to go back to.
     pub(super) fn complete(&mut self, set: &SetView) {
         let all = i32::try_from(set.ordinals.count).unwrap_or(i32::MAX);
-        if self.updated == all && self.available == all && self.replicas == all {
+        let available = self.available == all || planted(Mutant::CompleteTooEarly);
+        if self.updated == all && available && self.replicas == all {
             self.current = self.updated;
             self.current_revision = self.update_revision.clone();
             if all > 0 {
@@ -112,7 +116,8 @@ impl Status {
     /// takes it along.
     pub(super) fn differs_from(&self, stored: &Status) -> bool {
         let counted = |status: &Status| Status { observed_generation: 0, collisions: None, ..status.clone() };
-        self.observed_generation > stored.observed_generation || counted(self) != counted(stored)
+        let differs = self.observed_generation > stored.observed_generation || counted(self) != counted(stored);
+        differs || planted(Mutant::WriteStatusAlways)
     }
 }
 

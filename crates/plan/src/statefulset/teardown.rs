@@ -4,6 +4,8 @@
 //! not stop the others: what is to be gone need not be well. Claims keep the owners that the retention policy gives
 //! them. The garbage collector leaves a set with the finalizer alone, and takes the rest when it is off.
 
+use model::mutant::{Mutant, planted};
+
 use super::{
     action::{Action, DeleteReason, Op},
     claims,
@@ -22,6 +24,9 @@ pub(super) fn process(draft: &mut Draft<'_>) {
     let in_range = draft.members.replicas.iter().map(|(ordinal, pod)| (*ordinal, *pod));
     let mut pods: Vec<_> = in_range.chain(draft.members.condemned.iter().copied()).collect();
     pods.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
+    if planted(Mutant::TeardownAnyOrder) {
+        pods.reverse();
+    }
     // Who no longer wants an order need not wait for it.
     let [(highest, pod), below @ ..] = pods.as_slice() else { return release(draft) };
     if !set.wants_ordered_deletion {

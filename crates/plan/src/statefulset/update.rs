@@ -4,6 +4,8 @@
 //! Runs only after the set has its size, and asks disruption budgets. Never touches an index below the partition.
 //! Outdated pods that are not available are no part of this: `heal` has replaced them already.
 
+use model::mutant::{Mutant, planted};
+
 use super::{
     budgets,
     draft::{Draft, RestsOn},
@@ -15,7 +17,7 @@ use super::{
 pub(super) fn process(draft: &mut Draft<'_>) {
     let set = &draft.snapshot.set;
     let Strategy::Rolling { partition, max_unavailable } = set.strategy else { return };
-    if set.paused {
+    if set.paused && !planted(Mutant::IgnorePause) {
         return;
     }
     let partition = partition.unwrap_or(0);
@@ -27,8 +29,10 @@ pub(super) fn process(draft: &mut Draft<'_>) {
 
 /// The classic walk (UPD-4): from the top, the first outdated pod is deleted, an unavailable one ends the walk.
 fn one_at_a_time(draft: &mut Draft<'_>, partition: u32) {
-    for index in (partition..draft.snapshot.set.ordinals.count).rev() {
-        let ordinal = draft.ordinal(index);
+    let count = draft.snapshot.set.ordinals.count;
+    for index in (partition..count).rev() {
+        let from_below = planted(Mutant::UpdateFromLowest);
+        let ordinal = draft.ordinal(if from_below { partition + (count - 1 - index) } else { index });
         // A pod that the plan has only just asked for is neither deleted at once nor available.
         let Some(pod) = draft.members.replicas.get(&ordinal).copied() else { return };
         if draft.is_outdated(pod) && !pod.terminating {
@@ -48,6 +52,7 @@ fn within_budget(draft: &mut Draft<'_>, partition: u32, bound: MaxUnavailable) {
     let available = |pod: &PodView| !pod.is_unavailable(snapshot);
     let count = draft.members.replicas.values().filter(|pod| available(pod)).count();
     let unavailable = replicas.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+    let unavailable = if planted(Mutant::IgnoreUnavailable) { 0 } else { unavailable };
     let allowed = bound.of(replicas);
     let from_the_top = (partition..replicas).rev().map(|index| draft.ordinal(index));
     let pods = from_the_top.filter_map(|ordinal| Some((ordinal, *draft.members.replicas.get(&ordinal)?)));
