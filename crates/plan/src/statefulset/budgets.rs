@@ -7,7 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use model::identity::{Ordinal, PodName};
+use model::{
+    identity::{Ordinal, PodName},
+    mutant::{Mutant, planted},
+};
 
 use super::{
     action::{Action, Guard, Op},
@@ -46,7 +49,7 @@ pub(super) fn disrupt<'a>(
 }
 
 fn ask(draft: &Draft<'_>, pod: &PodView) -> Result<Grounds, Refusal> {
-    if draft.snapshot.set.ignores_budgets {
+    if draft.snapshot.set.ignores_budgets || planted(Mutant::IgnoreBudgets) {
         return Ok(Grounds::default());
     }
     let budgets = draft.snapshot.budgets.iter().filter(|one| one.health_of(&pod.name) == Some(Health::Healthy));

@@ -4,7 +4,10 @@
 //! range is available. The owners of claims are right before any of these pods is deleted (RET-2). Disruption budgets are
 //! asked before a healthy pod goes.
 
-use model::identity::Ordinal;
+use model::{
+    identity::Ordinal,
+    mutant::{Mutant, planted},
+};
 
 use super::{
     action::DeleteReason,
@@ -17,10 +20,10 @@ use super::{
 /// Removes what is out of range. Says whether the next step may be taken.
 pub(super) fn process(draft: &mut Draft<'_>) -> bool {
     let condemned = draft.members.condemned.clone();
-    for (ordinal, pod) in &condemned {
+    for (ordinal, pod) in condemned.iter().filter(|_| !planted(Mutant::NoOwnersBeforeRemoval)) {
         claims::fix_owners(draft, *ordinal, Some(&pod.uid));
     }
-    if !draft.in_order() {
+    if !draft.in_order() || planted(Mutant::CondemnAllAtOnce) {
         for (ordinal, pod) in condemned.iter().filter(|(_, pod)| !pod.terminating) {
             budgets::disrupt(draft, pod, *ordinal, |draft| {
                 draft.delete_pod(pod, *ordinal, DeleteReason::ScaledAway, RestsOn::Itself);

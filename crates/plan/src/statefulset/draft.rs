@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::identity::{ClaimName, Ordinal, PodName, RevisionName};
+use model::{
+    identity::{ClaimName, Ordinal, PodName, RevisionName},
+    mutant::{Mutant, planted},
+};
 
 use super::{
     action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op},
@@ -94,7 +97,8 @@ impl<'a> Draft<'a> {
     /// was changed since.
     pub fn is_outdated(&self, pod: &PodView) -> bool {
         let overrides = self.snapshot.set.overrides_of(&pod.name);
-        pod.revision.as_ref() != Some(&self.revisions.update) || pod.overrides != overrides
+        let differs = pod.overrides != overrides && !planted(Mutant::IgnoreOverrides);
+        pod.revision.as_ref() != Some(&self.revisions.update) || differs
     }
 
     /// The revision that a pod made now is made from (REV-12).
@@ -121,7 +125,7 @@ impl<'a> Draft<'a> {
         let mut guards = vec![self.set_unchanged(), Guard::PodAbsent(new.pod.clone())];
         guards.extend(new.claims.iter().map(|claim| Guard::ClaimAbsent(claim.name.clone())));
         guards.extend(new.reused.iter().filter_map(|name| self.claim(name)).map(claim_unchanged));
-        if self.in_order() {
+        if self.in_order() && !planted(Mutant::CreateIgnoresPeers) {
             guards.push(self.peers_unchanged(|peer| peer < new.ordinal));
         }
         for claim in &new.claims {
