@@ -14,7 +14,7 @@ use plan::statefulset::{NewClaim, NewPod};
 use tracing::Instrument;
 
 use crate::{
-    apply::{Apply, Failure, Made},
+    apply::{Apply, Made},
     events::Note,
     metrics,
     object::{bind, unschedulable},
@@ -47,16 +47,9 @@ type Placed = (Result<String, String>, Vec<pb::meta::v1::Guard>);
 
 impl Apply<'_> {
     /// Creates the pod of an ordinal with the claims that it lacks.
-    pub(crate) async fn create_pod(&self, new: &NewPod, draft: Draft) -> Result<Made, Failure> {
-        let set = self.observed.set.as_ref();
+    pub(crate) async fn create_pod(&self, new: &NewPod, draft: Draft) -> Result<Made, Fault> {
         let span = tracing::info_span!("create", pod = %new.pod);
-        self.place_and_create(new, draft).instrument(span).await.map_err(|fault| {
-            // A conflict is no failure: somebody was faster, and the next plan knows.
-            let told = !matches!(fault, Fault::Conflict);
-            let what = format!("pod {} was not created: {fault}", new.pod);
-            let notes = told.then(|| Note::warning(set, "FailedCreate", what)).into_iter().collect();
-            Failure { fault, notes }
-        })
+        self.place_and_create(new, draft).instrument(span).await
     }
 
     async fn place_and_create(&self, new: &NewPod, mut draft: Draft) -> Result<Made, Fault> {
@@ -85,7 +78,8 @@ impl Apply<'_> {
             (None, _) => self.place(&pod, &prepared.reachable).await?,
         };
         draft.guard_pb(&guards);
-        let mut notes = Vec::new();
+        let made = new.claims.iter().map(|claim| format!("created claim {} of {}", claim.name, new.pod));
+        let mut notes: Vec<_> = made.map(|what| Note::normal(set, "SuccessfulCreate", what)).collect();
         match node {
             Ok(node) => {
                 bind(&mut pod, &node, now);
@@ -110,7 +104,7 @@ impl Apply<'_> {
 
     /// Creates a claim whose pod exists already. If the pod has a node the claim gets its volume there, or the pod
     /// would wait for it for ever.
-    pub(crate) async fn create_claim(&self, new: &NewClaim, mut draft: Draft) -> Result<Made, Failure> {
+    pub(crate) async fn create_claim(&self, new: &NewClaim, mut draft: Draft) -> Result<Made, Fault> {
         let set = self.observed.set.as_ref();
         let claim = self.new_claim(new)?;
         let pod = model::identity::SetName::from(set.name()).pod(new.ordinal);

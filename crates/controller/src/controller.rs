@@ -4,13 +4,15 @@
 //! caches that show the controller's own last write about it (I17, STALE-2).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use model::identity::ClaimName;
 use parking_lot::Mutex;
 use pb::{Kind, Object};
+use plan::statefulset::Plan;
 use runtime::{
     leader::{self, Leadership},
     queue::{Queue, Work},
@@ -27,10 +29,10 @@ use crate::{
     gc,
     host::Host,
     metrics, nodes,
-    observed::SetKey,
+    observed::{Observed, SetKey},
     ports::{Placer, Volumes},
     step::{self, Done, StatusOutcome, StatusPolicy, Surroundings},
-    stranded, triggers,
+    stranded, tell, triggers,
     write::{Fault, Wrote},
 };
 
@@ -97,6 +99,7 @@ async fn lead(parts: &Parts, caches: &Caches, leadership: Leadership) {
     lost.cancelled().await;
     sets.queue.close();
     tasks.finish(DRAIN).await;
+    metrics::get().sets.clear();
 }
 
 /// The work on sets.
@@ -109,12 +112,14 @@ struct Sets {
 }
 
 /// What is remembered of a set between steps: nothing that a decision depends on.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Memory {
     /// What the caches must show before the next step.
     wrote: Wrote,
     /// Since when the stored status is known to differ.
     status_differs_since: Option<Instant>,
+    /// Claims that people know to be another controller's.
+    disputed: BTreeSet<ClaimName>,
 }
 
 impl Sets {
@@ -134,7 +139,7 @@ impl Sets {
     async fn step(&self, work: Work<SetKey>) {
         let started = Instant::now();
         let key = SetKey::clone(&work);
-        let memory = self.memory.lock().get(&key).copied().unwrap_or_default();
+        let memory = self.memory.lock().get(&key).cloned().unwrap_or_default();
         if !self.caches.show(&memory.wrote).await {
             metrics::get().stale_skips.inc();
             tracing::warn!("the caches do not show the last write yet; is the store's watch delayed?");
@@ -144,6 +149,7 @@ impl Sets {
             Ok(Some(observed)) => observed,
             Ok(None) => {
                 self.memory.lock().remove(&key);
+                metrics::get().sets.forget(&key);
                 return work.forget();
             }
             Err(unknown) => {
@@ -154,6 +160,8 @@ impl Sets {
         };
         let plan = step::plan(&observed, self.around.host.as_ref());
         metrics::get().plan.observe(started.elapsed().as_secs_f64());
+        metrics::get().sets.show(&observed.set, &plan.status);
+        self.tell_disputes(&key, &observed, &plan);
         let gathered = memory.status_differs_since.map(|since| since.elapsed());
         let status = match gathered {
             Some(gathered) if gathered >= STATUS_GATHERED => StatusPolicy::Now,
@@ -162,6 +170,17 @@ impl Sets {
         let done = step::act(&observed, &plan, status, &self.around).await;
         metrics::get().step.observe(started.elapsed().as_secs_f64());
         self.finish(work, &key, done);
+    }
+
+    /// Tells of each claim once that it is left alone.
+    fn tell_disputes(&self, key: &SetKey, observed: &Observed, plan: &Plan) {
+        let disputed: BTreeSet<_> = plan.disputed.iter().cloned().collect();
+        let mut memory = self.memory.lock();
+        let known = &mut memory.entry(key.clone()).or_default().disputed;
+        for claim in disputed.difference(known) {
+            self.recorder.note(tell::dispute(observed, claim.as_str()));
+        }
+        *known = disputed;
     }
 
     fn finish(&self, work: Work<SetKey>, key: &SetKey, done: Done) {

@@ -26,6 +26,7 @@ pub mod observed;
 pub mod ports;
 pub mod step;
 pub mod stranded;
+mod tell;
 mod triggers;
 pub mod write;
 
