@@ -19,6 +19,7 @@ use super::{
     revisions,
     snapshot::{PodView, Strategy},
     status::{Status, until},
+    wait::{DISRUPTION_BUDGET, WaitReason},
 };
 
 /// How far a set is.
@@ -60,7 +61,7 @@ pub(super) fn judge(draft: &Draft<'_>, status: &mut Status) -> Progress {
     if done {
         return Progress::Done;
     }
-    let suspended = set.paused || set.deleting;
+    let suspended = set.paused || set.deleting || is_held_by_budget(draft);
     let (Some(deadline), Some(since), false) = (set.progress_deadline_seconds, status.last_progress, suspended) else {
         return Progress::Underway { left: None };
     };
@@ -119,6 +120,16 @@ fn has_moved(draft: &Draft<'_>, status: &Status, done: bool) -> bool {
         || status.available > before.available
         || missing(status.replicas) < missing(before.replicas)
         || (!done && (was_done || before.last_progress.is_none()))
+        || (was_held_by_budget(before) && !is_held_by_budget(draft))
+}
+
+/// Whether a disruption budget keeps an outdated or surplus pod in its place: that is no fault of the template.
+fn is_held_by_budget(draft: &Draft<'_>) -> bool {
+    draft.waits.iter().any(|wait| matches!(wait.reason, WaitReason::DisruptionBudget(_)))
+}
+
+fn was_held_by_budget(before: &Status) -> bool {
+    before.blocked_on.as_ref().is_some_and(|blocked| blocked.reason == DISRUPTION_BUDGET)
 }
 
 /// Whether a pod is ready and lacks nothing but time.

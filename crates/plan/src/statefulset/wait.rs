@@ -8,6 +8,9 @@ use model::identity::{ClaimName, Ordinal, PodName};
 use super::snapshot::Phase;
 use crate::budget::Refusal;
 
+/// The word for a wait for a disruption budget.
+pub(super) const DISRUPTION_BUDGET: &str = "DisruptionBudget";
+
 /// One thing that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
@@ -127,7 +130,7 @@ impl WaitReason {
             Self::ClaimTaken { .. } => "ClaimTaken",
             Self::NameTaken => "NameTaken",
             Self::UpdateBudget { .. } => "UpdateBudget",
-            Self::DisruptionBudget(_) => "DisruptionBudget",
+            Self::DisruptionBudget(_) => DISRUPTION_BUDGET,
             Self::UpdateOnDelete => "UpdateOnDelete",
             Self::Paused => "Paused",
             Self::OlderNotGone { .. } => "OlderNotGone",
