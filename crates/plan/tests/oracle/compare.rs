@@ -9,7 +9,7 @@ use plan::statefulset::Plan;
 
 use crate::{
     due::Case,
-    vector::{Act, Set, Status},
+    vector::{Act, Revision, Set, Status},
     world::World,
 };
 
@@ -267,6 +267,8 @@ fn not_comparable(world: &World<'_>) -> Option<&'static str> {
         Some("undecodable-revision")
     } else if set.deleting && orphaned {
         Some("status-of-a-deleting-set")
+    } else if reuses_foreign_revision(world) {
+        Some("revision-of-a-namesake")
     } else {
         None
     }
@@ -277,6 +279,19 @@ fn drop_new_revisions(world: &World<'_>, expected: &mut Vec<Act>) -> bool {
     let before = expected.len();
     expected.retain(|act| !(world.set.deleting && matches!(act.op.as_str(), "create_rev" | "update_rev")));
     expected.len() < before
+}
+
+/// Whether the set has no revision of its present template, and one that has the name which it would get, and is equal, is
+/// another's.
+fn reuses_foreign_revision(world: &World<'_>) -> bool {
+    let is_equal = |revision: &&Revision| revision.template == world.set.template;
+    let foreign = |revision: &&Revision| revision.owner.as_deref() == Some("other");
+    let own = || world.revisions.iter().filter(|revision| !foreign(revision) && !revision.no_select);
+    let newest = own().max_by_key(|revision| (revision.revision, revision.id));
+    let known =
+        own().any(|revision| is_equal(&revision) && revision.variant == 0) || newest.as_ref().is_some_and(is_equal);
+    let mut taken = world.revisions.iter().filter(foreign).filter(is_equal);
+    !known && taken.any(|revision| revision.collides && revision.variant == 0)
 }
 
 /// Writes of a pod in which nothing changes.
