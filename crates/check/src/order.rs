@@ -94,6 +94,9 @@ pub(crate) fn deleted_in_order(step: &Step<'_>, findings: &mut Findings) {
             Actor::Collector if goes_in_order(set) => {
                 findings.add(title(pod), "was collected although the set's pods go in order");
             }
+            Actor::Collector if !has_finalizer(set, "foregroundDeletion") => {
+                findings.add(title(pod), "was collected although its set leaves its pods behind");
+            }
             Actor::SetController if goes_in_order(set) => in_its_turn(step, set, pod, findings),
             Actor::SetController => findings.add(title(pod), "was taken away by the controller of a deleted set"),
             _ => {}

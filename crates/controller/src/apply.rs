@@ -199,7 +199,7 @@ impl<'a> Apply<'a> {
         let set = self.observed.set.as_ref();
         let ignored = set.spec.as_ref().is_some_and(|spec| spec.budget_policy == "Ignore");
         let range = Prefix::namespace(PodDisruptionBudget::KIND, set.namespace());
-        (!ignored).then(|| Guard::PrefixNotNewer(range, self.observed.budgets_at))
+        (!ignored).then_some(Guard::PrefixNotNewer(range, self.observed.budgets_at))
     }
 
     /// A number is one more than that of every other revision: none may have come that was not seen (I11).

@@ -90,7 +90,8 @@ impl Draft {
     /// Adds guards that are not among them yet.
     pub fn guard(&mut self, guards: impl IntoIterator<Item = Guard>) {
         for guard in guards {
-            if !self.txn.guards.contains(&guard) {
+            let left_out = matches!(guard, Guard::Absent(_)) && planted(Mutant::CreateOverwrites);
+            if !left_out && !self.txn.guards.contains(&guard) {
                 self.txn.guards.push(guard);
             }
         }
@@ -109,9 +110,7 @@ impl Draft {
 
     /// Creates an object.
     pub fn create<T: pb::Object>(&mut self, object: &T) {
-        if !planted(Mutant::CreateOverwrites) {
-            self.guard([Guard::Absent(Key::of(object))]);
-        }
+        self.guard([Guard::Absent(Key::of(object))]);
         self.put(object);
     }
 

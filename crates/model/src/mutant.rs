@@ -100,8 +100,8 @@ mutants! {
     // Owners.
     /// An owner is known by its name alone, whatever its uid.
     IgnoreOwnerUid,
-    /// What a living owner owns counts as garbage.
-    CollectWhatIsOwned,
+    /// What a deleted set leaves behind on purpose is collected.
+    CollectOrphans,
 
     // Status.
     /// The status counts one replica too few (#108837).

@@ -170,8 +170,8 @@ enum Tie {
 fn tie(owners: &BTreeMap<Uid, Owner>, reference: &Reference) -> Tie {
     match owners.get(&reference.uid).map(|owner| owner.deletion) {
         Some(Some(Propagation::Foreground)) => Tie::Awaited,
+        Some(Some(Propagation::Orphan)) if planted(Mutant::CollectOrphans) => Tie::Gone,
         Some(Some(Propagation::Orphan)) => Tie::Released,
-        Some(None) if planted(Mutant::CollectWhatIsOwned) => Tie::Gone,
         Some(Some(Propagation::Background) | None) => Tie::Solid,
         None if reference.kind.is_none() => Tie::Solid,
         None => Tie::Gone,
