@@ -46,6 +46,8 @@ enum Command {
     Evict(evict::Args),
     /// Say how many replicas a set shall have, or take one ordinal out of it
     Scale(scale::Args),
+    /// Say that a machine is off, so that its pods come elsewhere
+    Taint(taint::Args),
     /// Show the output of a container
     Logs(logs::Args),
     /// Run a command in a container
@@ -95,6 +97,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Delete(args) => delete::run(client()?, args).await,
         Command::Evict(args) => evict::run(client()?, args).await,
         Command::Scale(args) => scale::run(client()?, args).await,
+        Command::Taint(args) => taint::run(client()?, args).await,
         Command::Logs(args) => logs::run(client()?, args).await,
         Command::Exec(args) => exec::run(client()?, args).await,
         Command::Rollout(command) => rollout::run(client()?, command).await,
@@ -146,6 +149,8 @@ mod tests {
             "berth evict web-0 web-1 --dry-run --grace-period 5",
             "berth evict --wait web-0",
             "berth evict pod/web-0 --wait=60s",
+            "berth taint node n1 node.kubernetes.io/out-of-service=off:NoExecute",
+            "berth taint node/n1 node.kubernetes.io/out-of-service:NoExecute- --dry-run",
             "berth scale sts web --replicas 3",
             "berth scale --replicas=3 sts/web",
             "berth exec web-0 -c nginx -- sh -c 'exit 3'",

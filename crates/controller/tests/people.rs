@@ -6,8 +6,8 @@ mod support;
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering};
 
-use pb::{Object, ObjectExt, objects::*};
-use store::{Key, MemStore, Op, Store, Txn};
+use pb::{ObjectExt, objects::*};
+use store::{Key, MemStore, Op, Txn};
 use support::{Rig, set};
 
 type Events = BTreeMap<String, Event>;
@@ -57,10 +57,7 @@ async fn a_claim_that_another_controller_owns_is_told_of_once() {
     .await;
     let mut web = set("web", 1);
     web.spec.as_mut().unwrap().persistent_volume_claim_retention_policy =
-        Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-            when_deleted: "Delete".into(),
-            when_scaled: "Retain".into(),
-        });
+        Some(PersistentVolumeClaimRetentionPolicy { when_deleted: "Delete".into(), when_scaled: "Retain".into() });
     rig.put(&web).await;
     rig.complete("web", 1).await;
     rig.scale("web", 3).await;

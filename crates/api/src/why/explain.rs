@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use model::{
     identity::{PodName, SetName},
     ordinals::Ordinals,
+    validate::OUT_OF_SERVICE,
 };
 use pb::{
     Object, ObjectExt,
@@ -217,7 +218,7 @@ impl Answer<'_> {
             let ready = node.status.iter().flat_map(|status| &status.conditions).find(|c| c.r#type == "Ready");
             if let Some(down) = ready.filter(|ready| ready.status != "True") {
                 let message = format!("node {} of {} is not ready: {}", node.name(), pod.name(), down.message);
-                let advice = format!("look after node {} and its agent", node.name());
+                let advice = way_out(node.name());
                 self.add(format!("node/{}", node.name()), "NodeNotReady", message, down.last_transition_time, advice);
             }
         }
@@ -315,10 +316,13 @@ fn advice(wait: &Wait, pod: Option<&Pod>, facts: &Facts<'_>) -> String {
         WaitReason::ClaimTerminating { claim } => {
             format!("`berth describe pvc {claim}` says what keeps it; it goes when no pod uses it")
         }
-        WaitReason::PodTerminating | WaitReason::PodLeaving if overdue(pod, facts.now) => format!(
-            "it should have stopped by now: look at its node; `berth delete pod {name} --grace-period=0` forgets it, \
+        WaitReason::PodTerminating | WaitReason::PodLeaving if overdue(pod, facts.now) => match lost(pod, facts) {
+            Some(node) => way_out(node.name()),
+            None => format!(
+                "it should have stopped by now: look at its node; `berth delete pod {name} --grace-period=0` forgets it, \
              which is safe only if nothing of it runs any more"
-        ),
+            ),
+        },
         WaitReason::DisruptionBudget(refusal) => {
             format!("{}; with spec.budgetPolicy: Ignore the set asks no budget", refusal.advice())
         }
@@ -332,6 +336,24 @@ fn advice(wait: &Wait, pod: Option<&Pod>, facts: &Facts<'_>) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// What to do about a node of which nothing is heard (NL-3).
+fn way_out(node: &str) -> String {
+    format!(
+        "bring node {node} and its agent back; if the machine is off, `berth taint node {node} \
+         {OUT_OF_SERVICE}=off:NoExecute` lets its pods come elsewhere at once; if it never returns, `berth delete node \
+         {node}`"
+    )
+}
+
+/// The node of a pod, if nothing is heard of it.
+fn lost<'a>(pod: Option<&Pod>, facts: &Facts<'a>) -> Option<&'a Node> {
+    let name = &pod?.spec.as_ref()?.node_name;
+    let node = facts.nodes.iter().find(|node| node.name() == name)?;
+    let mut conditions = node.status.iter().flat_map(|status| &status.conditions);
+    let ready = conditions.any(|condition| condition.r#type == "Ready" && condition.status == "True");
+    (!ready).then_some(*node)
 }
 
 fn overdue(pod: Option<&Pod>, now: Timestamp) -> bool {
@@ -497,6 +519,35 @@ mod tests {
         );
         assert!(reason.advice.contains("`berth why other-0` says what holds that up"), "{}", reason.advice);
         assert!(reason.advice.contains("spec.budgetPolicy: Ignore"), "{}", reason.advice);
+    }
+
+    #[test]
+    fn a_pod_on_a_silent_node_has_a_way_out() {
+        let mut stuck = pod("web-0", true);
+        stuck.meta_mut().deletion_timestamp = Some(Time { seconds: 100, nanos: 0 });
+        let silent = Condition { r#type: "Ready".into(), status: "Unknown".into(), ..Default::default() };
+        let node = Node {
+            metadata: meta("n1"),
+            status: Some(NodeStatus { conditions: vec![silent], ..Default::default() }),
+            ..Default::default()
+        };
+        let (set, pods, nodes) = (set(), [&stuck], [&node]);
+        let facts = Facts {
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            set: Some(&set),
+            pods: &pods,
+            claims: &[],
+            revisions: &[],
+            services: &[],
+            nodes: &nodes,
+            budgets: &[],
+            events: &[],
+        };
+        let answer = explain(&Asked::Pod("web-0".into()), &facts);
+        let advice = answer.reasons.iter().map(|reason| reason.advice.as_str()).collect::<Vec<_>>().join("\n");
+        assert!(!advice.contains("--grace-period=0"), "{answer:#?}");
+        assert!(advice.contains("`berth taint node n1 node.kubernetes.io/out-of-service=off:NoExecute`"), "{advice}");
+        assert!(advice.contains("`berth delete node n1`"), "{advice}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use pb::{
     Kind, Object,
-    api::v1::{DeleteRequest, ListRequest, Object as AnyObject, Propagation},
+    api::v1::{DeleteCollectionRequest, DeleteRequest, DeletedObject, Object as AnyObject, Propagation},
     objects::StatefulSet,
 };
 use tonic::Code;
@@ -21,6 +21,9 @@ use crate::{
 
 /// The finalizer of a set whose pods go in order.
 const ORDERED_DELETION: &str = "berth.dev/ordered-deletion";
+
+/// Objects that one request deletes.
+const PAGE: i32 = 100;
 
 /// Flags of `berth delete`.
 #[derive(clap::Args, Debug)]
@@ -78,14 +81,29 @@ struct Doomed {
     name: String,
 }
 
+/// What to delete.
+enum Wanted {
+    /// One object.
+    One(Doomed),
+    /// All objects of a kind that a selector matches; an empty one matches all.
+    All { kind: Kind, selector: String },
+}
+
+/// An object that is on its way, and its uid.
+type Leaving = (Doomed, String);
+
 /// Deletes.
 pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
-    let doomed = if args.filename.is_empty() { named(&client, &args).await? } else { of_files(&client, &args)? };
+    let wanted = if args.filename.is_empty() { named(&client, &args)? } else { of_files(&client, &args)? };
     let mut code = ExitCode::SUCCESS;
     let mut leaving = Vec::new();
-    for one in doomed {
-        match delete(&client, &args, &one).await {
-            Ok(uid) => leaving.extend(uid.map(|uid| (one, uid))),
+    for wanted in wanted {
+        let done = match wanted {
+            Wanted::One(one) => delete(&client, &args, one).await.map(|one| one.into_iter().collect()),
+            Wanted::All { kind, selector } => delete_all(&client, &args, kind, selector).await,
+        };
+        match done {
+            Ok(left) => leaving.extend::<Vec<Leaving>>(left),
             Err(error) => {
                 eprintln!("error: {error:#}");
                 code = ExitCode::FAILURE;
@@ -104,33 +122,18 @@ pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
     Ok(code)
 }
 
-async fn named(client: &Client, args: &Args) -> Result<Vec<Doomed>> {
-    let mut doomed = Vec::new();
-    for Target { kind, name, .. } in target::targets(&args.what)? {
-        match (name, &args.selector, args.all) {
-            (Some(name), None, false) => doomed.push(Doomed { kind, namespace: client.namespace_of(kind), name }),
-            (Some(_), ..) => bail!("names cannot be given together with -l or --all"),
-            (None, None, false) => bail!("name the {} to delete, or give -l or --all", kind.plural()),
-            (None, selector, _) => {
-                let list = ListRequest {
-                    kind: kind.name().to_owned(),
-                    namespace: client.namespace_of(kind),
-                    label_selector: selector.clone().unwrap_or_default(),
-                    ..ListRequest::default()
-                };
-                let (objects, _) = client.list(list).await?;
-                doomed.extend(objects.iter().map(|object| {
-                    let meta = object.meta();
-                    Doomed { kind, namespace: meta.namespace.clone(), name: meta.name.clone() }
-                }));
-            }
-        }
-    }
-    Ok(doomed)
+fn named(client: &Client, args: &Args) -> Result<Vec<Wanted>> {
+    let wanted = |Target { kind, name, .. }| match (name, &args.selector, args.all) {
+        (Some(name), None, false) => Ok(Wanted::One(Doomed { kind, namespace: client.namespace_of(kind), name })),
+        (Some(_), ..) => bail!("names cannot be given together with -l or --all"),
+        (None, None, false) => bail!("name the {} to delete, or give -l or --all", kind.plural()),
+        (None, selector, _) => Ok(Wanted::All { kind, selector: selector.clone().unwrap_or_default() }),
+    };
+    target::targets(&args.what)?.into_iter().map(wanted).collect()
 }
 
 /// The objects of manifests, last first: what was made last needs the others most.
-fn of_files(client: &Client, args: &Args) -> Result<Vec<Doomed>> {
+fn of_files(client: &Client, args: &Args) -> Result<Vec<Wanted>> {
     let mut doomed = Vec::new();
     for source in manifest::read(&args.filename, false)? {
         for document in source.documents {
@@ -144,26 +147,74 @@ fn of_files(client: &Client, args: &Args) -> Result<Vec<Doomed>> {
                 "" => client.namespace_of(kind),
                 own => own.to_owned(),
             };
-            doomed.push(Doomed { kind, namespace, name });
+            doomed.push(Wanted::One(Doomed { kind, namespace, name }));
         }
     }
     doomed.reverse();
     Ok(doomed)
 }
 
-/// Asks for an object to go; gives its uid if it is still on its way.
-async fn delete(client: &Client, args: &Args, one: &Doomed) -> Result<Option<String>> {
-    let propagation = match args.cascade {
-        Cascade::Background => Propagation::Background,
-        Cascade::Foreground => Propagation::Foreground,
-        Cascade::Orphan => Propagation::Orphan,
+impl Args {
+    fn propagation(&self) -> i32 {
+        let propagation = match self.cascade {
+            Cascade::Background => Propagation::Background,
+            Cascade::Foreground => Propagation::Foreground,
+            Cascade::Orphan => Propagation::Orphan,
+        };
+        propagation.into()
+    }
+
+    fn grace(&self) -> Option<i64> {
+        if self.force { Some(0) } else { self.grace_period }
+    }
+
+    /// What else there is to say of a deletion.
+    fn how(&self) -> &'static str {
+        match (self.dry_run, self.force) {
+            (true, _) => " (dry run)",
+            (false, true) => " by force: if its node still runs it, two of a kind may run",
+            (false, false) => "",
+        }
+    }
+}
+
+/// Asks for all objects that a selector matches to go; gives those that are still on their way.
+async fn delete_all(client: &Client, args: &Args, kind: Kind, selector: String) -> Result<Vec<Leaving>> {
+    let mut request = DeleteCollectionRequest {
+        kind: kind.name().to_owned(),
+        namespace: client.namespace_of(kind),
+        label_selector: selector,
+        propagation: args.propagation(),
+        grace_period_seconds: args.grace(),
+        dry_run: args.dry_run,
+        limit: PAGE,
+        ..DeleteCollectionRequest::default()
     };
+    let mut leaving = Vec::new();
+    loop {
+        let page = client.api.clone().delete_collection(request.clone()).await;
+        let page = page.map_err(|status| client.refused(&status))?.into_inner();
+        for DeletedObject { namespace, name, uid, gone } in page.items {
+            println!("{} {name:?} deleted{}", output::typed(kind), args.how());
+            if !gone {
+                leaving.push((Doomed { kind, namespace, name }, uid));
+            }
+        }
+        if page.r#continue.is_empty() {
+            return Ok(leaving);
+        }
+        request.r#continue = page.r#continue;
+    }
+}
+
+/// Asks for an object to go; gives it back if it is still on its way.
+async fn delete(client: &Client, args: &Args, one: Doomed) -> Result<Option<Leaving>> {
     let request = DeleteRequest {
         kind: one.kind.name().to_owned(),
         namespace: one.namespace.clone(),
         name: one.name.clone(),
-        propagation: propagation.into(),
-        grace_period_seconds: if args.force { Some(0) } else { args.grace_period },
+        propagation: args.propagation(),
+        grace_period_seconds: args.grace(),
         dry_run: args.dry_run,
         ..DeleteRequest::default()
     };
@@ -172,15 +223,11 @@ async fn delete(client: &Client, args: &Args, one: &Doomed) -> Result<Option<Str
         Err(status) if status.code() == Code::NotFound && args.ignore_not_found => return Ok(None),
         Err(status) => return Err(client.refused(&status)),
     };
-    let how = match (args.dry_run, args.force) {
-        (true, _) => " (dry run)",
-        (false, true) => " by force: if its node still runs it, two of a kind may run",
-        (false, false) => "",
-    };
     let in_order = answer.object.as_ref().filter(|object| !answer.gone && goes_in_order(object));
-    let how = if in_order.is_some() { ": its pods go one after the other, the highest ordinal first" } else { how };
+    let how =
+        if in_order.is_some() { ": its pods go one after the other, the highest ordinal first" } else { args.how() };
     println!("{} {:?} deleted{how}", output::typed(one.kind), one.name);
-    Ok(answer.object.filter(|_| !answer.gone).map(|object| object.meta().uid.clone()))
+    Ok(answer.object.filter(|_| !answer.gone).map(|object| (one, object.meta().uid.clone())))
 }
 
 /// Returns when the object is gone; another of the same name is not it.

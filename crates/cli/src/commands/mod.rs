@@ -10,6 +10,7 @@ pub mod get;
 pub mod logs;
 pub mod rollout;
 pub mod scale;
+pub mod taint;
 pub mod wait;
 pub mod why;
 
