@@ -23,13 +23,12 @@ mod law;
 mod print;
 mod stage;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use pb::objects::{Pod, StatefulSetSpec};
 use plan::gc::Propagation;
 
 use crate::wire::{Trouble, When};
-use stage::Who;
 pub use stage::{Stage, Told};
 
 /// The policies of the set that a story is about.
@@ -78,13 +77,15 @@ pub enum Faults {
     Every,
 }
 
-type Play = Box<dyn Fn(&mut Stage) -> Told + Send + Sync>;
+type Play = Arc<dyn Fn(&mut Stage) -> Told + Send + Sync>;
 
 /// What a step of a story is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Something happens.
     Act,
+    /// Something happens in the middle of what comes next.
+    Meanwhile,
     /// Everybody works until nothing happens any more.
     Rest,
     /// Something must be so. Right after a rest, with a fault too; else only without one.
@@ -113,12 +114,37 @@ pub struct Tally {
     pub commits: usize,
 }
 
+/// Whose call goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Controller,
+    Collector,
+}
+
+/// What makes one history other than the one that nothing disturbs.
+#[derive(Clone, Copy, Debug)]
+enum Mishap {
+    /// A call goes wrong.
+    Call(Who, u64, Trouble),
+    /// What happens meanwhile happens after so many calls.
+    Interrupted(u64),
+}
+
+impl fmt::Display for Mishap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(who, call, trouble) => write!(f, "with {trouble:?} at call {call} of the {who:?}"),
+            Self::Interrupted(calls) => write!(f, "interrupted after {calls} calls"),
+        }
+    }
+}
+
 /// What went wrong, and where.
 #[derive(Clone, Debug)]
 pub struct Failure {
     story: &'static str,
     case: Case,
-    fault: Option<(Who, u64, Trouble)>,
+    mishap: Option<Mishap>,
     step: String,
     what: Vec<String>,
     history: Vec<String>,
@@ -127,8 +153,8 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} ({})", self.story, self.case)?;
-        if let Some((who, call, trouble)) = self.fault {
-            writeln!(f, "with {trouble:?} at call {call} of the {who:?}")?;
+        if let Some(mishap) = self.mishap {
+            writeln!(f, "{mishap}")?;
         }
         writeln!(f, "at: {}", self.step)?;
         self.what.iter().try_for_each(|what| writeln!(f, "  {what}"))?;
@@ -166,11 +192,22 @@ impl Story {
         self.step(
             Kind::Act,
             text,
-            Box::new(move |stage| {
+            Arc::new(move |stage| {
                 act(stage);
                 Ok(())
             }),
         )
+    }
+
+    /// Anything happens in the middle of what comes next: in one history before the controller makes its first call, in
+    /// the next before its second, and so on.
+    #[must_use]
+    pub fn meanwhile(self, text: &str, act: impl Fn(&mut Stage) + Send + Sync + 'static) -> Self {
+        let act = move |stage: &mut Stage| {
+            act(stage);
+            Ok(())
+        };
+        self.step(Kind::Meanwhile, format!("meanwhile {text}"), Arc::new(act))
     }
 
     /// The set is created with so many replicas.
@@ -255,38 +292,38 @@ impl Story {
     /// The controller makes one step.
     #[must_use]
     pub fn sync(self) -> Self {
-        self.step(Kind::Act, "sync", Box::new(Stage::sync))
+        self.step(Kind::Act, "sync", Arc::new(Stage::sync))
     }
 
     /// The nodes do what is due.
     #[must_use]
     pub fn nodes(self) -> Self {
-        self.step(Kind::Act, "nodes", Box::new(Stage::nodes))
+        self.step(Kind::Act, "nodes", Arc::new(Stage::nodes))
     }
 
     /// Garbage is collected.
     #[must_use]
     pub fn collect(self) -> Self {
-        self.step(Kind::Act, "collect", Box::new(Stage::collect))
+        self.step(Kind::Act, "collect", Arc::new(Stage::collect))
     }
 
     /// Everybody works until all is as it should be and nothing happens any more.
     #[must_use]
     pub fn settle(self) -> Self {
-        self.step(Kind::Rest, "settle", Box::new(Stage::settle))
+        self.step(Kind::Rest, "settle", Arc::new(Stage::settle))
     }
 
     /// Everybody works until nothing happens any more, whatever is missing.
     #[must_use]
     pub fn rest(self) -> Self {
-        self.step(Kind::Rest, "rest", Box::new(Stage::rest))
+        self.step(Kind::Rest, "rest", Arc::new(Stage::rest))
     }
 
     /// Something must be so. Right after a rest it must be so with a fault too.
     #[must_use]
     pub fn expect(self, text: &str, look: impl Fn(&mut Stage) -> Result<(), String> + Send + Sync + 'static) -> Self {
         let look = move |stage: &mut Stage| look(stage).map_err(|wrong| vec![wrong]);
-        self.step(Kind::Look, format!("expect {text}"), Box::new(look))
+        self.step(Kind::Look, format!("expect {text}"), Arc::new(look))
     }
 
     fn expect_words(self, what: &'static str, wanted: &'static str, is: fn(&Stage) -> String) -> Self {
@@ -346,7 +383,7 @@ impl Story {
         let history = stage.history.take().unwrap_or_default();
         match played {
             Ok(()) => Ok(format!("{} ({case})\n{}\n", self.name, history.join("\n"))),
-            Err((step, what)) => Err(Failure { story: self.name, case, fault: None, step, what, history }),
+            Err((step, what)) => Err(Failure { story: self.name, case, mishap: None, step, what, history }),
         }
     }
 
@@ -364,7 +401,7 @@ impl Story {
 
     fn hold_in(&self, case: Case, which: Faults, tally: &mut Tally) -> Result<(), Failure> {
         // Told again from the beginning if it fails, this time in words.
-        let in_words = |at: usize, fault, broken| self.failure(case, at, fault, broken);
+        let in_words = |at: usize, mishap, broken| self.failure(case, at, mishap, broken);
         let mut stage = Stage::new(case);
         let mut at = 0;
         while at < self.steps.len() {
@@ -375,11 +412,19 @@ impl Story {
             tally.histories += usize::from(at == 0);
             tally.commits += stage.commits;
             let rests = stage.portrait();
-            for (who, call, trouble) in which.of(case, faults(&stage)) {
+            let mut mishaps = faults(&stage);
+            if self.steps.get(at..end).unwrap_or_default().iter().any(|step| step.kind == Kind::Meanwhile) {
+                mishaps.extend((1..stage.wire(Who::Controller).calls()).map(Mishap::Interrupted));
+            }
+            for mishap in which.of(case, mishaps) {
                 let mut again = start.fork();
-                again.fail_at(who, call, trouble);
-                let came = self.play(&mut again, at..end, false).and_then(|()| agree(&rests, &again.portrait()));
-                came.map_err(|broken| in_words(at, Some((who, call, trouble)), broken))?;
+                again.meet(mishap);
+                let came = self.play(&mut again, at..end, false);
+                let came = match mishap {
+                    Mishap::Call(..) => came.and_then(|()| agree(&rests, &again.portrait())),
+                    Mishap::Interrupted(_) => came,
+                };
+                came.map_err(|broken| in_words(at, Some(mishap), broken))?;
                 tally.histories += 1;
                 tally.commits += again.commits;
             }
@@ -404,6 +449,10 @@ impl Story {
                 continue;
             }
             stage.note(|| format!("> {}", step.text));
+            if step.kind == Kind::Meanwhile {
+                stage.meanwhile(Arc::clone(&step.play));
+                continue;
+            }
             (step.play)(stage).map_err(|what| (step.text.clone(), what))?;
             if step.kind == Kind::Act {
                 stage.watch().map_err(|what| (step.text.clone(), what))?;
@@ -413,7 +462,7 @@ impl Story {
     }
 
     /// Plays a history that failed once more, to tell it in words.
-    fn failure(&self, case: Case, at: usize, fault: Option<(Who, u64, Trouble)>, broken: Broken) -> Failure {
+    fn failure(&self, case: Case, at: usize, mishap: Option<Mishap>, broken: Broken) -> Failure {
         let (step, what) = broken;
         let mut stage = Stage::new(case);
         let (mut from, mut played) = (0, Ok(()));
@@ -425,13 +474,13 @@ impl Story {
         }
         stage = stage.fork();
         stage.history = Some(Vec::new());
-        if let Some((who, call, trouble)) = fault {
-            stage.fail_at(who, call, trouble);
+        if let Some(mishap) = mishap {
+            stage.meet(mishap);
         }
         // It fails as it did before.
-        let again = played.and_then(|()| self.play(&mut stage, at..self.segment(at), fault.is_none()));
-        debug_assert!(again.is_err() || fault.is_some());
-        Failure { story: self.name, case, fault, step, what, history: stage.history.take().unwrap_or_default() }
+        let again = played.and_then(|()| self.play(&mut stage, at..self.segment(at), mishap.is_none()));
+        debug_assert!(again.is_err() || mishap.is_some());
+        Failure { story: self.name, case, mishap, step, what, history: stage.history.take().unwrap_or_default() }
     }
 }
 
@@ -445,14 +494,18 @@ impl Faults {
 }
 
 /// Every way in which one call of what was played can go wrong.
-fn faults(played: &Stage) -> Vec<(Who, u64, Trouble)> {
+fn faults(played: &Stage) -> Vec<Mishap> {
     let mut faults = Vec::new();
     for who in [Who::Controller, Who::Collector] {
         let wire = played.wire(who);
         for call in 0..wire.calls() {
-            faults.extend([Trouble::Error(When::Before), Trouble::Crash(When::Before)].map(|how| (who, call, how)));
+            faults.extend(
+                [Trouble::Error(When::Before), Trouble::Crash(When::Before)].map(|how| Mishap::Call(who, call, how)),
+            );
             if wire.was_write(call) {
-                faults.extend([Trouble::Error(When::After), Trouble::Crash(When::After)].map(|how| (who, call, how)));
+                faults.extend(
+                    [Trouble::Error(When::After), Trouble::Crash(When::After)].map(|how| Mishap::Call(who, call, how)),
+                );
             }
         }
     }

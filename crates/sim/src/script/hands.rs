@@ -41,8 +41,7 @@ pub(super) enum Came {
 
 /// One process: its calls, and what it sees.
 pub(super) struct Hands {
-    /// Its calls.
-    pub wire: Wire,
+    wire: Wire,
     /// After how long to look at the set again although nothing happens, as the last step says.
     pub again_after: Option<Duration>,
     around: Surroundings,

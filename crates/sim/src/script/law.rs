@@ -31,6 +31,7 @@ impl Laws {
         if step.by == Actor::SetController {
             born_right(step, &mut wrong);
             claims_born_right(step, &mut wrong);
+            adopted_right(step, &mut wrong);
             within_budget(step, &mut wrong);
             if self.orderly {
                 revisions_in_order(step.after, &mut wrong);
@@ -95,6 +96,21 @@ fn born_right(step: &Step<'_>, wrong: &mut Vec<Violation>) {
                     say(wrong, "2.4/5", pod, format!("was born while its claim {claim} was being deleted"));
                 }
                 Some(_) => {}
+            }
+        }
+    }
+}
+
+/// AD-1: a pod gets a set as owner only while that set is there and stays, and the pod too.
+fn adopted_right(step: &Step<'_>, wrong: &mut Vec<Violation>) {
+    for (key, pod) in &step.after.pods {
+        let Some(before) = step.before.pods.get(key).filter(|before| before.uid() == pod.uid()) else { continue };
+        let had = |uid: &str| before.meta().owner_references.iter().any(|owner| owner.uid == uid);
+        for owner in pod.meta().owner_references.iter().filter(|owner| !had(&owner.uid)) {
+            let stays = step.before.sets.values().any(|set| set.uid() == owner.uid && !set.is_terminating());
+            if !stays || before.is_terminating() {
+                let what = format!("was adopted by {} although one of them is going or gone", owner.name);
+                say(wrong, "2.4/adoption", pod.as_ref(), what);
             }
         }
     }

@@ -9,7 +9,7 @@ use plan::{gc::Propagation, statefulset::stamp};
 use store::{Guard, Key, MemStore, Op, Txn, TxnOutcome, objects};
 
 use super::{
-    Case,
+    Case, Mishap, Play, Who,
     hands::{Came, Hands},
     image, is_ready,
     kubelet::{Kubelet, report},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     ports::{self, SimHost},
-    wire::{Authors, Trouble, Wire},
+    wire::{Authors, Wire},
     witness::Witness,
 };
 
@@ -32,13 +32,6 @@ const TURNS: usize = 500;
 /// What a step of a story comes to: nothing, or what is wrong.
 pub type Told = Result<(), Vec<String>>;
 
-/// Whose call goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    Controller,
-    Collector,
-}
-
 /// Where a story plays.
 pub struct Stage {
     /// The policies of the set.
@@ -48,39 +41,63 @@ pub struct Stage {
     authors: Authors,
     witness: Witness,
     kubelet: Kubelet,
-    controller: Hands,
+    wires: Wires,
+    /// None while it works.
+    controller: Option<Hands>,
     collector: Hands,
+    /// What happens in the middle of the controller's work: after so many of its calls.
+    meanwhile: Option<(u64, Play)>,
     pub(super) laws: Laws,
     /// Uids of pods, as they were when the story said so.
     marked: BTreeMap<String, String>,
-    /// A call goes wrong.
-    faulty: bool,
+    /// After how many calls of the controller happens what happens meanwhile.
+    interrupted: u64,
+    /// This is not the history that nothing disturbs.
+    disturbed: bool,
     /// What happened, if it is to be told.
     pub(super) history: Option<Vec<String>>,
     /// Commits that were looked at.
     pub(super) commits: usize,
 }
 
-/// The set controller and the collector of a stage that begins here.
-fn hands(store: &MemStore, host: &SimHost, authors: &Authors) -> (Hands, Hands) {
-    let of = |by| Hands::new(store, host, Wire::new(store.clone(), Arc::clone(authors)).of(by));
-    (of(Actor::SetController), of(Actor::Collector))
+/// The calls of both hands.
+#[derive(Clone)]
+struct Wires {
+    controller: Wire,
+    collector: Wire,
+}
+
+impl Wires {
+    fn new(store: &MemStore, authors: &Authors) -> Self {
+        let of = |by| Wire::new(store.clone(), Arc::clone(authors)).of(by);
+        Self { controller: of(Actor::SetController), collector: of(Actor::Collector) }
+    }
+
+    /// The set controller and the collector, which know nothing yet.
+    fn hands(&self, store: &MemStore, host: &SimHost) -> (Option<Hands>, Hands) {
+        let of = |wire: &Wire| Hands::new(store, host, wire.clone());
+        (Some(of(&self.controller)), of(&self.collector))
+    }
 }
 
 impl Stage {
     pub(super) fn new(case: Case) -> Self {
         let (store, host, authors) = (MemStore::new(), SimHost::default(), Authors::default());
-        let (controller, collector) = hands(&store, &host, &authors);
+        let wires = Wires::new(&store, &authors);
+        let (controller, collector) = wires.hands(&store, &host);
         let witness = Witness::new(&store, &authors);
         let mut stage = Self {
             case,
             witness,
             kubelet: Kubelet::default(),
+            wires,
             controller,
             collector,
+            meanwhile: None,
             laws: Laws { orderly: false, steady_claims: true },
             marked: BTreeMap::new(),
-            faulty: false,
+            interrupted: 0,
+            disturbed: false,
             history: None,
             commits: 0,
             store,
@@ -105,16 +122,20 @@ impl Stage {
         }
         let (store, host) = (self.store.fork(), self.host.fork());
         let authors: Authors = Arc::new(parking_lot::Mutex::new(self.authors.lock().clone()));
-        let (controller, collector) = hands(&store, &host, &authors);
+        let wires = Wires::new(&store, &authors);
+        let (controller, collector) = wires.hands(&store, &host);
         Self {
             case: self.case,
             witness: self.witness.fork(&store, &authors),
             kubelet: self.kubelet.clone(),
+            wires,
             controller,
             collector,
+            meanwhile: None,
             laws: self.laws,
             marked: self.marked.clone(),
-            faulty: false,
+            interrupted: 0,
+            disturbed: false,
             history: self.history.clone(),
             commits: 0,
             store,
@@ -125,14 +146,18 @@ impl Stage {
 
     pub(super) fn wire(&self, who: Who) -> &Wire {
         match who {
-            Who::Controller => &self.controller.wire,
-            Who::Collector => &self.collector.wire,
+            Who::Controller => &self.wires.controller,
+            Who::Collector => &self.wires.collector,
         }
     }
 
-    pub(super) fn fail_at(&mut self, who: Who, call: u64, trouble: Trouble) {
-        self.faulty = true;
-        self.wire(who).fail_at(call, trouble);
+    /// Something will be otherwise than in the history that nothing disturbs.
+    pub(super) fn meet(&mut self, mishap: Mishap) {
+        self.disturbed = true;
+        match mishap {
+            Mishap::Call(who, call, trouble) => self.wire(who).fail_at(call, trouble),
+            Mishap::Interrupted(calls) => self.interrupted = calls,
+        }
     }
 
     pub(super) fn portrait(&self) -> Vec<String> {
@@ -176,8 +201,33 @@ impl Stage {
     }
 
     fn step(&mut self) -> Result<Came, Vec<String>> {
-        let Self { controller, witness, host, laws, history, commits, .. } = self;
-        controller.step(&set_key(), &mut || look(witness, host, *laws, history, commits))
+        let Some(mut controller) = self.controller.take() else {
+            return Err(vec!["the controller works already".to_owned()]);
+        };
+        let came = controller.step(&set_key(), &mut || self.between());
+        self.controller = Some(controller);
+        came
+    }
+
+    /// Between two calls of the controller others act.
+    fn between(&mut self) -> Told {
+        self.watch()?;
+        let calls = self.wires.controller.calls();
+        match self.meanwhile.take_if(|(due, _)| calls >= *due) {
+            Some((_, act)) => self.interrupt(&act),
+            None => Ok(()),
+        }
+    }
+
+    fn interrupt(&mut self, act: &Play) -> Told {
+        self.note(|| "> (it happens now)".to_owned());
+        act(self)?;
+        self.watch()
+    }
+
+    /// Something happens in the middle of the controller's work, or when it has none left to do.
+    pub(super) fn meanwhile(&mut self, act: Play) {
+        self.meanwhile = Some((self.wires.controller.calls() + self.interrupted, act));
     }
 
     /// The controller works until it has nothing to do.
@@ -200,10 +250,15 @@ impl Stage {
             self.schedule();
             self.watch()?;
             let quiet = self.store.revision() == before;
-            match self.controller.again_after.filter(|_| quiet) {
-                Some(after) => self.host.advance(after),
-                None if quiet => return Ok(()),
-                None => self.pass(1),
+            if !quiet {
+                self.pass(1);
+            } else if let Some((_, act)) = self.meanwhile.take() {
+                self.interrupt(&act)?;
+            } else {
+                match self.controller.as_ref().and_then(|controller| controller.again_after) {
+                    Some(after) => self.host.advance(after),
+                    None => return Ok(()),
+                }
             }
         }
         Err(vec![format!("2.4/9 did not come to rest in {ROUNDS} rounds")])
@@ -229,27 +284,21 @@ impl Stage {
         let mut wrong = self.witness.settled(self.host.now());
         wrong.extend(self.laws.settled(self.witness.world()));
         if !wrong.is_empty() {
-            let waits = self.controller.waits(&set_key()).into_iter().map(|wait| format!("waits: {wait}"));
+            let waits = self.waits().into_iter().map(|wait| format!("waits: {wait}"));
             return Err(lines(&wrong).into_iter().chain(waits).collect());
         }
-        if self.faulty {
+        if self.disturbed {
             // It is compared with what is there without the fault, and there this was asked.
             return Ok(());
         }
         let settled = self.store.revision();
-        (self.controller, self.collector) = self.fresh_hands();
+        (self.controller, self.collector) = self.wires.hands(&self.store, &self.host);
         self.work()?;
         self.collect()?;
         if self.store.revision() != settled {
             return Err(vec!["2.4/10 a settled system was written to".to_owned()]);
         }
         Ok(())
-    }
-
-    /// Hands that know nothing yet, on the same wires.
-    fn fresh_hands(&self) -> (Hands, Hands) {
-        let of = |old: &Hands| Hands::new(&self.store, &self.host, old.wire.clone());
-        (of(&self.controller), of(&self.collector))
     }
 
     pub(super) fn watch(&mut self) -> Told {
@@ -464,12 +513,12 @@ impl Stage {
 
     /// The name of the revision that the controller would make now.
     pub fn revision_due(&mut self) -> Option<String> {
-        self.controller.revision_due(&set_key())
+        self.controller.as_mut().and_then(|controller| controller.revision_due(&set_key()))
     }
 
     /// What the set waits for, as people are told.
     pub fn waits(&mut self) -> Vec<String> {
-        self.controller.waits(&set_key())
+        self.controller.as_mut().map(|controller| controller.waits(&set_key())).unwrap_or_default()
     }
 
     fn commit(&mut self, guards: Vec<Guard>, ops: Vec<Op>, by: Actor) {

@@ -33,10 +33,12 @@
 //! | revisions: first, none, change, roll back, collision with equal and with other data, history limit, adoption | `revisions` |
 //! | rolling update, OnDelete, partition, maxUnavailable, minReadySeconds, roll back, Recreate; healing, pause, deadline | `update` |
 //! | adoption, release, deletion of the set | `members` |
+//! | what the caches show is no longer so | `meanwhile`: others act between any two calls of the controller |
 
 mod claims;
 mod control;
 mod histories;
+mod meanwhile;
 mod members;
 mod revisions;
 mod update;
