@@ -7,7 +7,10 @@
 //!
 //! Never touches a pod below the partition, or a pod of a paused set: it would come back as it was.
 
-use model::identity::Ordinal;
+use model::{
+    identity::Ordinal,
+    mutant::{Mutant, planted},
+};
 
 use super::{
     budgets,
@@ -20,7 +23,7 @@ use super::{
 pub(super) fn process(draft: &mut Draft<'_>, pod: &PodView, ordinal: Ordinal) {
     let down = pod.is_unavailable(draft.snapshot) || draft.in_order() && !pod.is_ready();
     let ends_anyway = pod.terminating || pod.phase.is_terminal();
-    if down && !ends_anyway && draft.is_outdated(pod) && is_in_reach(draft, ordinal) {
+    if down && !planted(Mutant::NeverHeal) && !ends_anyway && draft.is_outdated(pod) && is_in_reach(draft, ordinal) {
         budgets::disrupt(draft, pod, ordinal, |draft| draft.replace(pod, ordinal, RestsOn::Itself));
     }
 }

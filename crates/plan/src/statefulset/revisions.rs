@@ -2,7 +2,10 @@
 //!
 //! Holds I11: numbers only grow, equal templates share one revision, no more history than the limit.
 
-use model::identity::RevisionName;
+use model::{
+    identity::RevisionName,
+    mutant::{Mutant, planted},
+};
 
 use super::{
     action::{Action, Guard, Op},
@@ -29,6 +32,9 @@ impl Revisions {
             Strategy::Rolling { partition, .. } => partition.unwrap_or(0),
             Strategy::OnDelete | Strategy::Recreate => 0,
         };
+        if planted(Mutant::IgnorePartitionOnRecreate) {
+            return 0;
+        }
         if !set.paused {
             return by_strategy;
         }
@@ -45,11 +51,13 @@ pub(super) fn find(snapshot: &Snapshot) -> (Revisions, Vec<Action>) {
     let mut actions = adopt(snapshot, &history);
 
     let mut collisions = set.status.collisions.unwrap_or(0);
-    let next = history.last().map_or(1, |newest| newest.number.saturating_add(1));
+    let more = if planted(Mutant::ReuseRevisionNumber) { 0 } else { 1 };
+    let next = history.last().map_or(1, |newest| newest.number.saturating_add(more));
     let equal = history.iter().rfind(|revision| revision.template == set.template);
     let newest = history.last();
     let update = match (equal, newest) {
         (Some(equal), Some(newest)) if equal.template == newest.template => newest.name.clone(),
+        (Some(equal), _) if planted(Mutant::NoRenumbering) => equal.name.clone(),
         (Some(equal), _) => {
             let op = Op::RenumberRevision { name: equal.name.clone(), number: next };
             actions.push(Action { op, guards: vec![set_unchanged(snapshot), unchanged(equal)] });
@@ -80,11 +88,14 @@ pub(super) fn find(snapshot: &Snapshot) -> (Revisions, Vec<Action>) {
 /// rollout that fails goes back to it.
 pub(super) fn truncate(draft: &mut Draft<'_>, pods: &[&PodView]) {
     let Some(limit) = draft.snapshot.set.history_limit else { return };
+    if planted(Mutant::NeverTruncate) {
+        return;
+    }
     let live = |revision: &RevisionView| {
         revision.name == draft.revisions.current
             || revision.name == draft.revisions.update
             || Some(&revision.name) == draft.snapshot.set.status.complete_revision.as_ref()
-            || pods.iter().any(|pod| pod.revision.as_ref() == Some(&revision.name))
+            || pods.iter().any(|pod| pod.revision.as_ref() == Some(&revision.name)) && !planted(Mutant::TruncateLive)
     };
     let old: Vec<_> = history(draft.snapshot).into_iter().filter(|revision| !live(revision)).collect();
     let keep = usize::try_from(limit).unwrap_or(usize::MAX);
