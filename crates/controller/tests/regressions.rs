@@ -216,6 +216,28 @@ async fn issue_80698_two_controllers_make_one_revision() {
     rig.stop().await;
 }
 
+/// A pod that no node could take kept its claim, which a user had deleted to free it from where its volume was; and the
+/// claim, on its way out, kept the pod from being placed.
+#[tokio::test]
+async fn issue_74374_a_pod_that_waits_for_a_node_gets_a_new_claim_when_its_old_one_is_deleted() {
+    let rig = Rig::start(Arc::new(MemStore::new()));
+    rig.placer.full.store(true, std::sync::atomic::Ordering::SeqCst);
+    rig.put(&set("web", 1)).await;
+    rig.until("web-0 waits for a node", |pods: &BTreeMap<String, Pod>| pods.len() == 1).await;
+    let pod = rig.get::<Pod>("web-0").await.unwrap();
+    let claim = rig.get::<PersistentVolumeClaim>("www-web-0").await.unwrap();
+    rig.change("www-web-0", |claim: &mut PersistentVolumeClaim| {
+        claim.meta_mut().deletion_timestamp = Some(Time::from(SystemHost.now()));
+    })
+    .await;
+    rig.until("there is another claim", |claims: &Claims| {
+        claims.get("www-web-0").is_some_and(|now| now.uid() != claim.uid() && !now.is_terminating())
+    })
+    .await;
+    assert_eq!(rig.get::<Pod>("web-0").await.unwrap().uid(), pod.uid(), "nobody touched the pod");
+    rig.stop().await;
+}
+
 async fn vanish<T: Object>(rig: &Rig, name: &str) {
     let key = Key::object(T::KIND, NAMESPACE, name);
     rig.store.txn(Txn { guards: Vec::new(), ops: vec![store::Op::Delete(key)] }).await.unwrap();

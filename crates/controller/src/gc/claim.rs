@@ -17,13 +17,15 @@ pub fn used_by(pod: &Pod) -> impl Iterator<Item = &str> {
     volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref()).map(|source| source.claim_name.as_str())
 }
 
-/// Whether a pod can still use its claims: every pod but one that has ended for good.
+/// Whether a pod can still use its claims: every pod that has a node, but one that has ended for good. A pod without a node
+/// uses nothing yet, and would wait for ever for a claim that waits for it (#74374).
 fn is_live(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().map_or("", |status| status.phase.as_str());
-    !matches!(phase, "Failed" | "Succeeded")
+    let bound = pod.spec.as_ref().is_some_and(|spec| !spec.node_name.is_empty());
+    bound && !matches!(phase, "Failed" | "Succeeded")
 }
 
-/// Lets a terminating claim go once no pod uses it.
+/// Lets a terminating claim go once no pod uses it. That no pod gets a node in between is compared.
 pub async fn release(caches: &Caches, around: &Surroundings, key: &Key) -> Result<(), Fault> {
     let pods = Prefix::namespace(Kind::Pod, key.namespace());
     // Read before the pods: a pod that comes later than this is noticed by the store.
