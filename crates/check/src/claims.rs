@@ -50,13 +50,45 @@ fn wrongly_deleted(step: &Step<'_>, claim: &PersistentVolumeClaim) -> Option<Str
 
 /// A pod that has not ended and mounts the claim.
 fn user_of(step: &Step<'_>, claim: &PersistentVolumeClaim) -> Option<String> {
-    let uses = |pod: &&Pod| {
-        let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes);
-        let mut claims = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
-        pod.namespace() == claim.namespace() && claims.any(|source| source.claim_name == claim.name())
-    };
     let mut pods = step.after.pods.values().map(AsRef::as_ref);
-    pods.find(|pod| uses(pod) && !node(pod).is_empty() && !has_ended(pod)).map(title)
+    pods.find(|pod| uses(pod, claim) && !node(pod).is_empty() && !has_ended(pod)).map(title)
+}
+
+fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    pod.namespace() == claim.namespace() && mounted(pod).any(|name| name == claim.name())
+}
+
+/// The claims that a pod names.
+fn mounted(pod: &Pod) -> impl Iterator<Item = &str> {
+    let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes);
+    volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref()).map(|source| source.claim_name.as_str())
+}
+
+/// A pod is made together with its claims, or with such as are there and stay.
+pub(crate) fn usable(step: &Step<'_>, findings: &mut Findings) {
+    for pod in step.created_pods() {
+        for name in mounted(pod) {
+            match step.after.claims.get(&(pod.namespace().to_owned(), name.to_owned())) {
+                Some(claim) if claim.is_terminating() => {
+                    findings.add(title(pod), format!("was created with the claim {name}, which is being deleted"));
+                }
+                Some(_) => {}
+                None => findings.add(title(pod), format!("was created without its claim {name}")),
+            }
+        }
+    }
+}
+
+/// Nothing is left of claims whose only owners are gone; one that a pod uses goes with that pod (PVC-12).
+pub(crate) fn none_left_over(world: &World, findings: &mut Findings) {
+    for claim in world.claims.values() {
+        let owners = &claim.meta().owner_references;
+        let orphaned = !owners.is_empty() && owners.iter().all(|owner| world.gone.contains(&owner.uid));
+        let used = claim.is_terminating() && world.pods.values().any(|pod| uses(pod, claim));
+        if orphaned && !used {
+            findings.add(title(claim.as_ref()), "is left over: its owners are gone");
+        }
+    }
 }
 
 /// Who owns a claim by the retention policy.

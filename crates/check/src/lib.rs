@@ -65,6 +65,11 @@ pub const INVARIANTS: &[Invariant] = &[
         test: Test::Step(claims::kept),
     },
     Invariant {
+        id: "I6/use",
+        rule: "a pod is created with claims that are there and stay",
+        test: Test::Step(claims::usable),
+    },
+    Invariant {
         id: "I6/owner",
         rule: "a claim gets an owner only by the retention policy",
         test: Test::Step(claims::owned_by_policy),
@@ -183,6 +188,11 @@ pub const INVARIANTS: &[Invariant] = &[
         id: "I25/garbage",
         rule: "nothing is left of what is gone",
         test: Test::Settled(status::nothing_is_left_over),
+    },
+    Invariant {
+        id: "I25/claims",
+        rule: "no claim is left whose owners are gone",
+        test: Test::Settled(claims::none_left_over),
     },
     Invariant {
         id: "I27",

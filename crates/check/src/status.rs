@@ -152,18 +152,16 @@ fn must_be_updated(set: &StatefulSet, pod: &Pod) -> bool {
     }
 }
 
-/// Nothing is left of what is gone: no pod, claim or revision whose only owners are gone.
+/// Nothing is left of what is gone: no pod or revision whose only owners are gone.
 pub(crate) fn nothing_is_left_over(world: &World, findings: &mut Findings) {
     fn of<'a, T: Object>(world: &World, objects: impl Iterator<Item = &'a T>, findings: &mut Findings) {
         for object in objects {
             let owners = &object.meta().owner_references;
             if !owners.is_empty() && owners.iter().all(|owner| world.gone.contains(&owner.uid)) {
-                let going = if object.is_terminating() { "being deleted and " } else { "" };
-                findings.add(title(object), format!("is {going}left over: its owners are gone"));
+                findings.add(title(object), "is left over: its owners are gone");
             }
         }
     }
     of(world, world.pods.values().map(AsRef::as_ref), findings);
-    of(world, world.claims.values().map(AsRef::as_ref), findings);
     of(world, world.revisions.values().map(AsRef::as_ref), findings);
 }

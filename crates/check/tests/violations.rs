@@ -67,7 +67,8 @@ fn claim(ordinal: u32, owners: Value) -> PersistentVolumeClaim {
 }
 
 fn world(set: StatefulSet, pods: impl IntoIterator<Item = Pod>) -> World {
-    World::of(Timestamp::UNIX_EPOCH, [set], pods, [], [revision("old", 1), revision("new", 2)])
+    let claims = (0..4).map(|ordinal| claim(ordinal, json!([])));
+    World::of(Timestamp::UNIX_EPOCH, [set], pods, claims, [revision("old", 1), revision("new", 2)])
 }
 
 fn broken(before: &World, after: &World, by: Actor) -> BTreeSet<&'static str> {
@@ -172,4 +173,87 @@ fn status() {
     let there = world(set(1), [pod(0, "new", true)]);
     let settled: BTreeSet<_> = check::settled(&there).into_iter().map(|violation| violation.id).collect();
     assert_eq!(settled, ["I22/true"].into(), "the status does not count it");
+}
+
+#[test]
+fn what_a_user_asked_for_stays() {
+    let before = world(set(2), []);
+    let mut scaled = set(2);
+    scaled.spec.get_or_insert_default().replicas = Some(5);
+    assert_eq!(broken(&before, &world(scaled.clone(), []), Actor::SetController), ["I13"].into());
+    assert_eq!(broken(&before, &world(scaled, []), Actor::User), BTreeSet::new(), "a user may");
+    let before = world(set(1), [going(pod(0, "new", true))]);
+    assert_eq!(broken(&before, &world(set(1), [pod(0, "new", true)]), Actor::SetController), ["I13/deletion"].into());
+}
+
+#[test]
+fn what_was_deleted_stays_deleted() {
+    let mut before = world(set(1), []);
+    before.sets.clear();
+    Arc::make_mut(&mut before.gone).insert("S".to_owned());
+    let back = world(set(1), []);
+    assert_eq!(broken(&before, &back, Actor::SetController), ["I27", "I27/update"].into());
+}
+
+#[test]
+fn a_pod_is_made_with_claims_that_stay() {
+    let before = world(set(1), []);
+    let mut after = world(set(1), [pod(0, "new", false)]);
+    after.claims.clear();
+    assert!(broken(&before, &after, Actor::SetController).contains("I6/use"));
+}
+
+#[test]
+fn a_set_that_goes_in_order_loses_its_highest_pod_first() {
+    let mut deleted = set(2);
+    deleted.spec.get_or_insert_default().deletion_order = "Ordered".to_owned();
+    let meta = deleted.metadata.get_or_insert_default();
+    meta.deletion_timestamp = Some(Timestamp::UNIX_EPOCH.into());
+    meta.finalizers.push("berth.dev/ordered-deletion".to_owned());
+    let both = || [pod(0, "new", true), pod(1, "new", true)];
+    let before = world(deleted.clone(), both());
+    let lowest = world(deleted.clone(), [going(pod(0, "new", true)), pod(1, "new", true)]);
+    let highest = world(deleted.clone(), [pod(0, "new", true), going(pod(1, "new", true))]);
+    assert_eq!(broken(&before, &lowest, Actor::SetController), ["I8/deletion"].into());
+    assert_eq!(broken(&before, &highest, Actor::SetController), BTreeSet::new());
+    assert_eq!(broken(&before, &highest, Actor::Collector), ["I8/deletion"].into(), "it is the controller's");
+    let mut let_go = before.clone();
+    let_go.sets.clear();
+    assert_eq!(broken(&before, &let_go, Actor::SetController), ["I8/deletion"].into(), "its pods are there");
+}
+
+#[test]
+fn budgets() {
+    let budget: pb::objects::PodDisruptionBudget = of(json!({
+        "metadata": {"name": "b", "namespace": "ns"}, "spec": {"minAvailable": 2, "selector": {}},
+    }));
+    let with = |pods: [Pod; 2]| {
+        let mut world = world(set(2), pods);
+        world.budgets.insert(("ns".to_owned(), "b".to_owned()), Arc::new(budget.clone()));
+        world
+    };
+    let before = with([pod(0, "old", true), pod(1, "old", true)]);
+    let after = with([pod(0, "old", true), going(pod(1, "old", true))]);
+    assert_eq!(broken(&before, &after, Actor::SetController), ["I9/budget"].into());
+    assert_eq!(broken(&before, &after, Actor::Evictor), ["I9/budget"].into());
+    assert_eq!(broken(&before, &after, Actor::User), BTreeSet::new(), "who deletes a pod asks nobody");
+}
+
+#[test]
+fn recreate() {
+    let mut set = set(2);
+    let spec = set.spec.get_or_insert_default();
+    spec.update_strategy.get_or_insert_default().r#type = "Recreate".to_owned();
+    spec.pod_management_policy = "Parallel".to_owned();
+    let before = world(set.clone(), [going(pod(0, "old", true))]);
+    let after = world(set, [going(pod(0, "old", true)), pod(1, "new", false)]);
+    assert_eq!(broken(&before, &after, Actor::SetController), ["I9/recreate"].into());
+}
+
+#[test]
+fn a_revision_in_use_is_kept() {
+    let before = world(set(1), [pod(0, "old", true)]);
+    let mut after = before.clone();
+    after.revisions.retain(|(_, name), _| name != "web-old");
+    assert_eq!(broken(&before, &after, Actor::SetController), ["I11/live"].into());
 }
