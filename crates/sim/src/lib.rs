@@ -8,7 +8,9 @@
 //!
 //! The same seed gives the same history: [`Outcome::hash`] is over every committed byte and every choice.
 //!
-//! Not simulated yet: garbage collection, volumes on nodes, lost nodes.
+//! [`script`] plays chosen stories over the same parts, with every call going wrong in turn.
+//!
+//! Not simulated yet: volumes on nodes.
 
 mod chance;
 mod eyes;

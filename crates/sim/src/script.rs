@@ -27,6 +27,7 @@ use std::{fmt, sync::Arc};
 
 use pb::objects::{Pod, StatefulSetSpec};
 use plan::gc::Propagation;
+use store::Prefix;
 
 use crate::wire::{Trouble, When};
 pub use stage::{Stage, Told};
@@ -102,6 +103,7 @@ struct Step {
 pub struct Story {
     name: &'static str,
     cases: fn(Case) -> bool,
+    blind_to: Option<Prefix>,
     steps: Vec<Step>,
 }
 
@@ -171,7 +173,7 @@ type Broken = (String, Vec<String>);
 impl Story {
     /// A story about a set named `web`. Its pods run `app:1` at first and have one claim each, `data-web-0` and so on.
     pub fn new(name: &'static str) -> Self {
-        Self { name, cases: |_| true, steps: Vec::new() }
+        Self { name, cases: |_| true, blind_to: None, steps: Vec::new() }
     }
 
     /// Only for some policies.
@@ -179,6 +181,12 @@ impl Story {
     pub fn only(mut self, cases: fn(Case) -> bool) -> Self {
         self.cases = cases;
         self
+    }
+
+    /// With a mistake that the story should find: the controller leaves out guards on these keys.
+    #[must_use]
+    pub fn blind_to(self, keys: Prefix) -> Self {
+        Self { blind_to: Some(keys), ..self }
     }
 
     fn step(mut self, kind: Kind, text: impl Into<String>, play: Play) -> Self {
@@ -377,7 +385,7 @@ impl Story {
     /// # Errors
     /// What went wrong.
     pub fn tell(&self, case: Case) -> Result<String, Failure> {
-        let mut stage = Stage::new(case);
+        let mut stage = Stage::new(case, self.blind_to.clone()).fork();
         stage.history = Some(Vec::new());
         let played = self.play(&mut stage, 0..self.steps.len(), true);
         let history = stage.history.take().unwrap_or_default();
@@ -402,7 +410,7 @@ impl Story {
     fn hold_in(&self, case: Case, which: Faults, tally: &mut Tally) -> Result<(), Failure> {
         // Told again from the beginning if it fails, this time in words.
         let in_words = |at: usize, mishap, broken| self.failure(case, at, mishap, broken);
-        let mut stage = Stage::new(case);
+        let mut stage = Stage::new(case, self.blind_to.clone());
         let mut at = 0;
         while at < self.steps.len() {
             let start = stage.fork();
@@ -464,7 +472,7 @@ impl Story {
     /// Plays a history that failed once more, to tell it in words.
     fn failure(&self, case: Case, at: usize, mishap: Option<Mishap>, broken: Broken) -> Failure {
         let (step, what) = broken;
-        let mut stage = Stage::new(case);
+        let mut stage = Stage::new(case, self.blind_to.clone());
         let (mut from, mut played) = (0, Ok(()));
         while from < at && played.is_ok() {
             stage = stage.fork();

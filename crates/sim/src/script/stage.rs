@@ -6,7 +6,7 @@ use check::{Actor, Violation};
 use controller::{host::Host, object, observed::SetKey};
 use pb::{Object, ObjectExt, objects::*};
 use plan::{gc::Propagation, statefulset::stamp};
-use store::{Guard, Key, MemStore, Op, Txn, TxnOutcome, objects};
+use store::{Guard, Key, MemStore, Op, Prefix, Txn, TxnOutcome, objects};
 
 use super::{
     Case, Mishap, Play, Who,
@@ -42,6 +42,8 @@ pub struct Stage {
     witness: Witness,
     kubelet: Kubelet,
     wires: Wires,
+    /// The controller leaves out guards on these keys, as one with a mistake would.
+    blind_to: Option<Prefix>,
     /// None while it works.
     controller: Option<Hands>,
     collector: Hands,
@@ -81,7 +83,7 @@ impl Wires {
 }
 
 impl Stage {
-    pub(super) fn new(case: Case) -> Self {
+    pub(super) fn new(case: Case, blind_to: Option<Prefix>) -> Self {
         let (store, host, authors) = (MemStore::new(), SimHost::default(), Authors::default());
         let wires = Wires::new(&store, &authors);
         let (controller, collector) = wires.hands(&store, &host);
@@ -91,6 +93,7 @@ impl Stage {
             witness,
             kubelet: Kubelet::default(),
             wires,
+            blind_to: None,
             controller,
             collector,
             meanwhile: None,
@@ -107,6 +110,7 @@ impl Stage {
         for name in ["n1", "n2", "n3"] {
             stage.commit(Vec::new(), vec![objects::put(&ports::node(name, 8))], Actor::User);
         }
+        stage.blind_to = blind_to;
         let looked = stage.watch();
         debug_assert!(looked.is_ok());
         stage
@@ -123,12 +127,14 @@ impl Stage {
         let (store, host) = (self.store.fork(), self.host.fork());
         let authors: Authors = Arc::new(parking_lot::Mutex::new(self.authors.lock().clone()));
         let wires = Wires::new(&store, &authors);
+        self.blind_to.iter().for_each(|prefix| wires.controller.blind_to(prefix.clone()));
         let (controller, collector) = wires.hands(&store, &host);
         Self {
             case: self.case,
             witness: self.witness.fork(&store, &authors),
             kubelet: self.kubelet.clone(),
             wires,
+            blind_to: self.blind_to.clone(),
             controller,
             collector,
             meanwhile: None,

@@ -1,9 +1,10 @@
 //! What others do in the middle of the controller's work, at every single moment of it: what it saw is no longer so, and
 //! the guards of its writes have to notice.
 
-use pb::{Object, objects::*};
+use pb::{Kind, Object, objects::*};
 use plan::gc::Propagation;
-use sim::script::{Stage, Story, set_image};
+use sim::script::{Faults, Stage, Story, set_image};
+use store::Prefix;
 
 use crate::hold;
 
@@ -71,40 +72,54 @@ fn a_set_that_is_made_anew_while_it_grows_starts_from_nothing() {
     );
 }
 
+fn up_again() -> Story {
+    Story::new("up again")
+        .create(3)
+        .settle()
+        .scale(1)
+        .meanwhile("scale to 3", |stage| stage.change(|spec| spec.replicas = Some(3)))
+        .settle()
+        .pods("web-0:1 web-1:1 web-2:1")
+        .claims("data-web-0 data-web-1 data-web-2")
+}
+
 /// RET-4.
 #[test]
 fn a_set_that_is_scaled_up_again_while_it_shrinks_has_all_its_pods_and_claims() {
-    hold(
-        &Story::new("up again")
-            .create(3)
-            .settle()
-            .scale(1)
-            .meanwhile("scale to 3", |stage| stage.change(|spec| spec.replicas = Some(3)))
-            .settle()
-            .pods("web-0:1 web-1:1 web-2:1")
-            .claims("data-web-0 data-web-1 data-web-2"),
-    );
+    hold(&up_again());
+}
+
+/// What would be no test if it could not fail: a controller that leaves out guards is found.
+#[test]
+fn a_controller_that_leaves_out_guards_is_found() {
+    for (kind, story) in [(Kind::Pod, unready_while_it_grows()), (Kind::StatefulSet, up_again())] {
+        let held = story.blind_to(Prefix::kind(kind)).hold(Faults::Every);
+        let found = held.err().unwrap_or_else(|| panic!("guards on {kind} make no difference"));
+        println!("without guards on {kind}: {found}");
+    }
+}
+
+fn unready_while_it_grows() -> Story {
+    Story::new("unready while it grows")
+        .create(2)
+        .settle()
+        .scale(4)
+        .meanwhile("web-0 is not ready", |stage| stage.unready("web-0"))
+        .rest()
+        .ready()
+        .settle()
+        .image("2")
+        .meanwhile("web-0 is not ready", |stage| stage.unready("web-0"))
+        .rest()
+        .ready()
+        .settle()
+        .pods("web-0:2 web-1:2 web-2:2 web-3:2")
 }
 
 /// I7, I9: the pods that a creation or an update rests on.
 #[test]
 fn a_pod_that_turns_unready_stops_what_rests_on_it() {
-    hold(
-        &Story::new("unready while it grows")
-            .create(2)
-            .settle()
-            .scale(4)
-            .meanwhile("web-0 is not ready", |stage| stage.unready("web-0"))
-            .rest()
-            .ready()
-            .settle()
-            .image("2")
-            .meanwhile("web-0 is not ready", |stage| stage.unready("web-0"))
-            .rest()
-            .ready()
-            .settle()
-            .pods("web-0:2 web-1:2 web-2:2 web-3:2"),
-    );
+    hold(&unready_while_it_grows());
 }
 
 #[test]

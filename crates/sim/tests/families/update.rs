@@ -378,3 +378,43 @@ fn an_override_replaces_only_its_pod() {
             .revisions("1:1"),
     );
 }
+
+fn keep(spec: &mut PodDisruptionBudgetSpec, available: i32) {
+    spec.min_available = Some(IntOrString::int(available));
+    let labels = [("app".to_owned(), "web".to_owned())].into();
+    spec.selector = Some(LabelSelector { match_labels: labels, ..LabelSelector::default() });
+}
+
+/// A disruption budget holds updates and scale-downs back, and nothing else.
+#[test]
+fn a_disruption_budget_is_kept() {
+    hold(
+        &Story::new("budget")
+            .create(3)
+            .then("3 are to be available", |stage| {
+                let mut spec = PodDisruptionBudgetSpec::default();
+                keep(&mut spec, 3);
+                let (name, namespace) = ("web".to_owned(), stage.namespace().to_owned());
+                let metadata = Some(ObjectMeta { name, namespace, uid: stage.uid(), ..ObjectMeta::default() });
+                stage.put(&PodDisruptionBudget { metadata, spec: Some(spec), ..PodDisruptionBudget::default() });
+            })
+            .settle()
+            .mark()
+            .image("2")
+            .rest()
+            .kept("web-0 web-1 web-2")
+            .scale(2)
+            .rest()
+            .kept("web-0 web-1 web-2")
+            .then("2 are to be available", |stage| {
+                stage.edit::<PodDisruptionBudget>("web", |budget| keep(budget.spec.get_or_insert_default(), 2));
+            })
+            .rest()
+            .kept("web-0 web-1")
+            .then("1 is to be available", |stage| {
+                stage.edit::<PodDisruptionBudget>("web", |budget| keep(budget.spec.get_or_insert_default(), 1));
+            })
+            .settle()
+            .pods("web-0:2 web-1:2"),
+    );
+}
