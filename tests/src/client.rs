@@ -46,6 +46,11 @@ impl Client {
         })
     }
 
+    /// The service itself, for calls that have no words of their own here.
+    pub fn api(&self) -> ApiServiceClient<Channel> {
+        self.calls.clone()
+    }
+
     /// Applies manifests.
     pub async fn apply(&self, manifests: &[serde_json::Value]) -> Result<ApplyResponse, tonic::Status> {
         let manifests = manifests.iter().map(|manifest| manifest.to_string().into_bytes()).collect();
