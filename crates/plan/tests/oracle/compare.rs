@@ -162,7 +162,8 @@ pub fn compare_until_failure(world: &World<'_>, recorded: &Recorded<'_>, plan: &
 /// The status that a failed sync of Kubernetes wrote, where the recording does not show it.
 pub fn unshown_status(world: &World<'_>, recorded: &Recorded<'_>, plan: &Plan) -> Status {
     let case = Case::new(world, update_revision(world, recorded, plan));
-    case.status(case.replaced(recorded.actions).count, plan.status.collisions)
+    let deleted = case.replaced(recorded.actions).count + deletes_of_the_unborn(world, recorded.actions);
+    case.status(deleted, plan.status.collisions)
 }
 
 /// The revision of the present template, from the recording where it says so.
