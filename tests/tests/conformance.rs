@@ -468,6 +468,32 @@ async fn a_status_is_read_and_written_and_the_controller_keeps_what_is_not_its_o
     Ok(())
 }
 
+/// A node that is said to be off gets no pods, and no agent takes that back.
+#[tokio::test(flavor = "multi_thread")]
+async fn tainted_nodes_get_no_pods_also_when_their_agent_comes_back() -> Result<()> {
+    let mut world = World::start().await?;
+    for name in ["hollow-0", "hollow-1"] {
+        let mut node: Node = world.plane.client.get(name).await?.with_context(|| format!("no node {name}"))?;
+        let off = Taint {
+            key: "node.kubernetes.io/out-of-service".to_owned(),
+            effect: "NoExecute".to_owned(),
+            ..Taint::default()
+        };
+        node.spec.get_or_insert_default().taints = vec![off];
+        let request = UpdateRequest { object: Some(node.into_any()), ..UpdateRequest::default() };
+        world.plane.client.api().update(request).await?;
+    }
+    world.plane.process("agent")?.kill_and_restart()?;
+    world.apply(&set_manifest("away", 3)).await?;
+    world.settled("away", 3).await?;
+    let pods = world.pods("away").await?;
+    let nodes = pods.values().filter_map(|pod| pod.spec.as_ref()).map(|spec| spec.node_name.as_str());
+    assert_eq!(nodes.collect::<Vec<_>>(), ["hollow-2"; 3]);
+    let node: Node = world.plane.client.get("hollow-0").await?.context("no node")?;
+    assert_eq!(node.spec.unwrap_or_default().taints.len(), 1);
+    Ok(())
+}
+
 /// [C] should manage the lifecycle of a ControllerRevision
 #[tokio::test(flavor = "multi_thread")]
 async fn revisions_are_listed_read_gone_back_to_and_deleted() -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! The API service sets Ready when a node's agent registers; the agent's lease ends when it falls silent. From then on
 //! the node's Ready is Unknown, and the scheduler keeps away. No pod is deleted for it: only the node itself can say
-//! that it runs nothing, and until fencing makes that certain its pods keep their names (I1, NL-2).
+//! that it runs nothing, or a person (`stranded`), and until then its pods keep their names (I1, NL-2).
 
 use pb::{Kind, ObjectExt, objects::*};
 use runtime::{cache::Change, queue::Queue};
@@ -19,8 +19,7 @@ const READY: &str = "Ready";
 /// Word for a node that fell silent, as Kubernetes has it.
 const SILENT: &str = "NodeStatusUnknown";
 /// Sentence for people.
-const SILENT_MESSAGE: &str =
-    "the node's agent stopped renewing its lease; its pods keep their names until it returns or the node is fenced";
+const SILENT_MESSAGE: &str = "the node's agent stopped renewing its lease; its pods keep their names until it returns or somebody says that it is off";
 
 /// The node as it should be written once its lease has ended; None if nothing is to be written.
 pub fn silent(node: &Node, now: Time) -> Option<Node> {
