@@ -190,7 +190,7 @@ async fn delete_all(client: &Client, args: &Args, kind: Kind, selector: String) 
         limit: PAGE,
         ..DeleteCollectionRequest::default()
     };
-    let mut leaving = Vec::new();
+    let (mut leaving, mut count) = (Vec::new(), 0);
     loop {
         let page = client.api.clone().delete_collection(request.clone()).await;
         let page = page.map_err(|status| client.refused(&status))?.into_inner();
@@ -200,7 +200,11 @@ async fn delete_all(client: &Client, args: &Args, kind: Kind, selector: String) 
                 leaving.push((Doomed { kind, namespace, name }, uid));
             }
         }
+        count += page.count;
         if page.r#continue.is_empty() {
+            if count == 0 {
+                eprintln!("no {} to delete", kind.plural());
+            }
             return Ok(leaving);
         }
         request.r#continue = page.r#continue;

@@ -23,7 +23,7 @@ const ATTEMPTS: u32 = 5;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The node and its taints: KEY=VALUE:EFFECT or KEY:EFFECT adds one, KEY:EFFECT- or KEY- takes it away
-    #[arg(required = true, num_args = 2.., value_name = "node NAME | node/NAME> <TAINT")]
+    #[arg(required = true, value_name = "node NAME TAINT | node/NAME TAINT")]
     what: Vec<String>,
     /// Only check
     #[arg(long)]
