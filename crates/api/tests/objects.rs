@@ -22,6 +22,7 @@ over_both_stores!(
     a_forgotten_revision_is_told,
     pods_stop_before_they_go,
     sets_go_as_asked,
+    a_collection_goes_as_it_was_listed,
     a_set_whose_pods_go_in_order_stays_until_they_have,
     scale_changes_replicas_alone,
     why_names_what_holds_a_pod_up,
@@ -288,6 +289,43 @@ async fn sets_go_as_asked(h: &Harness) {
         h.api().update(update).await.unwrap();
         assert_eq!(h.get::<StatefulSet>("web").await.unwrap_err().code(), Code::NotFound);
     }
+}
+
+async fn a_collection_goes_as_it_was_listed(h: &Harness) {
+    for name in ["a", "b", "c", "d"] {
+        h.create(config_map(name, &[("app", "x")])).await.unwrap();
+    }
+    h.create(config_map("e", &[])).await.unwrap();
+    let mut request = DeleteCollectionRequest {
+        kind: "configmaps".into(),
+        namespace: "default".into(),
+        label_selector: "app=x".into(),
+        limit: 1,
+        ..Default::default()
+    };
+    let mut deleted = Vec::new();
+    let mut remade = None;
+    loop {
+        let page = h.api().delete_collection(request.clone()).await.unwrap().into_inner();
+        assert_eq!(usize::try_from(page.count), Ok(page.items.len()));
+        deleted.extend(page.items.into_iter().map(|item| (item.name, item.gone)));
+        if remade.is_none() {
+            // One that was listed goes, one makes room for another of its name.
+            h.delete("configmap", "b").await.unwrap();
+            h.delete("configmap", "c").await.unwrap();
+            remade = Some(h.create(config_map("c", &[("app", "x")])).await.unwrap());
+        }
+        if page.r#continue.is_empty() {
+            break;
+        }
+        request.r#continue = page.r#continue;
+    }
+    assert_eq!(deleted, [("a".to_owned(), true), ("d".to_owned(), true)]);
+    let left = h.list(ListRequest { kind: "ConfigMap".into(), ..Default::default() }).await;
+    assert_eq!(left.items.iter().map(name_of).collect::<Vec<_>>(), ["c", "e"]);
+    assert_eq!(h.get::<ConfigMap>("c").await.unwrap().uid(), remade.unwrap().uid());
+    let nonsense = DeleteCollectionRequest { kind: "ConfigMap".into(), label_selector: "a in".into(), ..request };
+    assert_eq!(h.api().delete_collection(nonsense).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 async fn a_set_whose_pods_go_in_order_stays_until_they_have(h: &Harness) {
