@@ -86,6 +86,7 @@ fn leaves_the_pod_of_somebody_else_alone() {
                     controller: Some(true),
                     ..OwnerReference::default()
                 }];
+                pod.spec.get_or_insert_default().volumes.clear();
                 stage.put(&pod);
             })
             .mark()
@@ -146,6 +147,7 @@ fn a_set_that_is_being_deleted_adopts_nothing() {
                 (meta.name, meta.uid) = ("web-1".to_owned(), "orphan".to_owned());
                 meta.owner_references.clear();
                 meta.deletion_timestamp = None;
+                pod.spec.get_or_insert_default().volumes.clear();
                 stage.put(&pod);
             })
             .rest()
