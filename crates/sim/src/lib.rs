@@ -1,16 +1,14 @@
-//! Deterministic simulation of the control plane: one process, one thread, one seed, a clock that is a number.
+//! Deterministic simulation of the control plane: one thread, one seed, a clock that is a number.
 //!
-//! The planner and the controller's apply step are the real ones, over the store's model of etcd. Everything around
-//! them is simulated: nodes that run pods, users, time. A seed chooses who acts next and what goes wrong: the
-//! controller crashes before or after any call, loses an answer, sees old caches, is paused and replaced as the leader
-//! while it still acts; nodes report late or not at all. After every commit `check` runs. When the faults end the
-//! system must settle by itself, be complete, and then write nothing.
+//! The planner, the controller's apply step, its caches and its garbage collector are the real ones, over the store's
+//! model of etcd. Everything around them is simulated: nodes that run pods, users, time. A seed chooses who acts next and
+//! what goes wrong. After every commit `check` runs. When the faults end the system must settle by itself, be complete,
+//! and then write nothing. `docs/simulation.md` says what is simulated and how to play a failing seed again.
 //!
-//! The same seed gives the same history: [`Outcome::hash`] is over every committed byte and every choice.
+//! The same seed gives the same history: [`Outcome::hash`] is over every committed byte and every choice. Every choice
+//! draws from a source of its own, so that a failing history can be made shorter ([`shrink`]).
 //!
-//! [`script`] plays chosen stories over the same parts, with every call going wrong in turn.
-//!
-//! Not simulated yet: volumes on nodes.
+//! [`script`] plays stories instead of chance over the same parts.
 
 mod chance;
 mod eyes;
