@@ -64,7 +64,8 @@ impl Process {
         &self.name
     }
 
-    fn stop(&mut self) {
+    /// SIGKILL, and nothing after it until [`Process::kill_and_restart`].
+    pub fn stop(&mut self) {
         // A process that has ended already is as dead as we want it.
         drop(self.child.kill());
         drop(self.child.wait());

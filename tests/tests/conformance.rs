@@ -133,6 +133,20 @@ impl World {
         self.plane.client.until(name, PATIENCE, |pod: &Pod| pod.uid() != old.uid() && is_ready(pod)).await
     }
 
+    /// Says that a machine is off, or no longer.
+    async fn taint(&self, name: &str, off: bool) -> Result<()> {
+        let mut node: Node = self.plane.client.get(name).await?.with_context(|| format!("there is no node {name}"))?;
+        let taint = Taint {
+            key: "node.kubernetes.io/out-of-service".to_owned(),
+            effect: "NoExecute".to_owned(),
+            ..Taint::default()
+        };
+        node.spec.get_or_insert_default().taints = off.then_some(taint).into_iter().collect();
+        let request = UpdateRequest { object: Some(node.into_any()), ..UpdateRequest::default() };
+        self.plane.client.api().update(request).await?;
+        Ok(())
+    }
+
     async fn patch(&self, name: &str, patch: Value) -> Result<()> {
         let request = PatchRequest {
             kind: "StatefulSet".to_owned(),
@@ -468,29 +482,50 @@ async fn a_status_is_read_and_written_and_the_controller_keeps_what_is_not_its_o
     Ok(())
 }
 
-/// A node that is said to be off gets no pods, and no agent takes that back.
+/// A machine that is lost and said to be off gives its pods free at once; none comes to it before that is taken back.
 #[tokio::test(flavor = "multi_thread")]
-async fn tainted_nodes_get_no_pods_also_when_their_agent_comes_back() -> Result<()> {
-    let mut world = World::start().await?;
-    for name in ["hollow-0", "hollow-1"] {
-        let mut node: Node = world.plane.client.get(name).await?.with_context(|| format!("no node {name}"))?;
-        let off = Taint {
-            key: "node.kubernetes.io/out-of-service".to_owned(),
-            effect: "NoExecute".to_owned(),
-            ..Taint::default()
-        };
-        node.spec.get_or_insert_default().taints = vec![off];
-        let request = UpdateRequest { object: Some(node.into_any()), ..UpdateRequest::default() };
-        world.plane.client.api().update(request).await?;
-    }
+async fn pods_of_a_machine_that_is_off_come_again_elsewhere() -> Result<()> {
+    let mut world = World { plane: ControlPlane::start(2).await? };
+    world.taint("hollow-0", true).await?;
+    world.apply(&set_manifest("away", 2)).await?;
+    world.settled("away", 2).await?;
+    let nodes = |pods: &BTreeMap<String, Pod>| -> Vec<String> {
+        pods.values().filter_map(|pod| pod.spec.as_ref()).map(|spec| spec.node_name.clone()).collect()
+    };
+    let before = world.pods("away").await?;
+    assert_eq!(nodes(&before), ["hollow-1"; 2]);
+
+    // Both machines go. Their pods are not touched until somebody says that they are off.
+    world.plane.process("agent")?.stop();
+    let ready = |node: &Node| {
+        let conditions = node.status.iter().flat_map(|status| &status.conditions);
+        conditions.into_iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
+    };
+    world.plane.client.until("hollow-1", PATIENCE, |node: &Node| !ready(node)).await?;
+    assert_eq!(world.pods("away").await?, before);
+    world.taint("hollow-1", true).await?;
+    let free = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_empty());
+    world.plane.client.until("away-0", PATIENCE, free).await?;
+
+    // The agents are back; only one of the machines is said to be well.
     world.plane.process("agent")?.kill_and_restart()?;
-    world.apply(&set_manifest("away", 3)).await?;
-    world.settled("away", 3).await?;
-    let pods = world.pods("away").await?;
-    let nodes = pods.values().filter_map(|pod| pod.spec.as_ref()).map(|spec| spec.node_name.as_str());
-    assert_eq!(nodes.collect::<Vec<_>>(), ["hollow-2"; 3]);
-    let node: Node = world.plane.client.get("hollow-0").await?.context("no node")?;
-    assert_eq!(node.spec.unwrap_or_default().taints.len(), 1);
+    for name in ["hollow-0", "hollow-1"] {
+        world
+            .plane
+            .client
+            .until(name, PATIENCE, |node: &Node| {
+                ready(node) && node.spec.as_ref().is_some_and(|spec| !spec.taints.is_empty())
+            })
+            .await?;
+    }
+    assert!(world.plane.client.get::<Pod>("away-0").await?.is_some_and(|pod| free(&pod)));
+    world.taint("hollow-1", false).await?;
+    for (name, old) in &before {
+        let anew = |pod: &Pod| pod.uid() != old.uid() && is_ready(pod);
+        world.plane.client.until(name, PATIENCE, anew).await?;
+    }
+    world.settled("away", 2).await?;
+    assert_eq!(nodes(&world.pods("away").await?), ["hollow-1"; 2]);
     Ok(())
 }
 
