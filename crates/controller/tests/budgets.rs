@@ -6,19 +6,11 @@ mod support;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use controller::{
-    caches::Caches,
-    host::SystemHost,
-    observed::{Observed, SetKey},
-    step::{self, StatusPolicy, Surroundings},
-    write::Fault,
-};
+use controller::{observed::Observed, write::Fault};
 use pb::{Object, ObjectExt, objects::*};
 use plan::statefulset::{Action, Op, Plan, stamp::REVISION_LABEL};
-use runtime::tasks::Tasks;
-use store::{MemStore, Store};
-use support::{Imaginary, NAMESPACE, OneNode, Rig, make_ready, set};
-use tokio_util::sync::CancellationToken;
+use store::MemStore;
+use support::{NAMESPACE, Rig, make_ready, set, steps::Steps};
 
 type Pods = BTreeMap<String, Pod>;
 type Sets = BTreeMap<String, StatefulSet>;
@@ -153,47 +145,17 @@ async fn a_set_comes_down_to_nothing_within_its_budget() {
     rig.stop().await;
 }
 
-/// What a controller needs for single steps, and its sight of the store.
-struct Steps {
-    around: Surroundings,
-    caches: Caches,
-    _tasks: Tasks,
-}
-
-impl Steps {
-    async fn over(store: Arc<dyn Store>) -> Self {
-        let tasks = Tasks::new(&CancellationToken::new());
-        let caches = Caches::start(&store, &tasks);
-        caches.synced().await;
-        let (placer, volumes, host) = (Arc::new(OneNode::default()), Arc::new(Imaginary), Arc::new(SystemHost));
-        Self { around: Surroundings { store, placer, volumes, host, fence: None }, caches, _tasks: tasks }
-    }
-
-    fn see(&self, name: &str) -> (Observed, Plan) {
-        let key = SetKey { namespace: NAMESPACE.into(), name: name.into() };
-        let observed = self.caches.observe(&key).unwrap().unwrap();
-        let plan = step::plan(&observed, &SystemHost);
-        (observed, plan)
-    }
-
-    async fn act(&self, (observed, plan): &(Observed, Plan)) -> Option<Fault> {
-        let done = step::act(observed, plan, StatusPolicy::Now, &self.around).await;
-        self.caches.show(&done.wrote).await;
-        done.fault
-    }
-
-    /// Steps until the plan deletes a pod next, and stops before.
-    async fn until_a_pod_is_to_go(&self, name: &str) -> (Observed, Plan) {
-        loop {
-            let mut seen = self.see(name);
-            let is_deletion = |action: &Action| matches!(action.op, Op::DeletePod { .. });
-            if seen.1.actions.iter().all(is_deletion) && !seen.1.actions.is_empty() {
-                return seen;
-            }
-            seen.1.actions.retain(|action| !is_deletion(action));
-            assert!(!seen.1.actions.is_empty(), "{name} does nothing: {:?}", seen.1.waits);
-            assert!(self.act(&seen).await.is_none());
+/// Steps until the plan deletes a pod next, and stops before.
+async fn until_a_pod_is_to_go(steps: &Steps, name: &str) -> (Observed, Plan) {
+    loop {
+        let mut seen = steps.see(name);
+        let is_deletion = |action: &Action| matches!(action.op, Op::DeletePod { .. });
+        if seen.1.actions.iter().all(is_deletion) && !seen.1.actions.is_empty() {
+            return seen;
         }
+        seen.1.actions.retain(|action| !is_deletion(action));
+        assert!(!seen.1.actions.is_empty(), "{name} does nothing: {:?}", seen.1.waits);
+        assert!(steps.act(&seen).await.is_none());
     }
 }
 
@@ -223,7 +185,7 @@ fn going(pods: &Pods) -> Vec<&str> {
 #[tokio::test]
 async fn of_two_sets_that_saw_the_same_only_one_goes_on() {
     let (rig, steps) = two_sets_with_a_new_template().await;
-    let (a, b) = (steps.until_a_pod_is_to_go("a").await, steps.until_a_pod_is_to_go("b").await);
+    let (a, b) = (until_a_pod_is_to_go(&steps, "a").await, until_a_pod_is_to_go(&steps, "b").await);
     assert!(steps.act(&a).await.is_none());
     assert!(matches!(steps.act(&b).await, Some(Fault::Conflict)), "a pod that it counts on has gone");
     assert_eq!(going(&rig.list().await), ["a-1"]);
@@ -232,7 +194,7 @@ async fn of_two_sets_that_saw_the_same_only_one_goes_on() {
 #[tokio::test]
 async fn a_budget_that_was_changed_meanwhile_is_asked_again() {
     let (rig, steps) = two_sets_with_a_new_template().await;
-    let a = steps.until_a_pod_is_to_go("a").await;
+    let a = until_a_pod_is_to_go(&steps, "a").await;
     demand(&rig, |spec| spec.max_unavailable = Some(IntOrString::int(0))).await;
     assert!(matches!(steps.act(&a).await, Some(Fault::Conflict)));
     assert!(going(&rig.list().await).is_empty());

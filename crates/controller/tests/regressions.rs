@@ -9,61 +9,28 @@ mod support;
 use std::{collections::BTreeMap, sync::Arc};
 
 use controller::{
-    caches::Caches,
     host::{Host, SystemHost},
-    observed::{Observed, SetKey},
-    step::{self, StatusPolicy, Surroundings},
+    observed::Observed,
+    step::{self, StatusPolicy},
     write::Fault,
 };
 use pb::{Object, ObjectExt, objects::*};
 use plan::statefulset::{Action, Op, Plan};
-use runtime::tasks::Tasks;
-use store::{Key, MemStore, Store, Txn};
-use support::{Imaginary, NAMESPACE, OneNode, Rig, set};
-use tokio_util::sync::CancellationToken;
+use store::{Key, MemStore, Txn};
+use support::{NAMESPACE, Rig, set, steps::Steps};
 
 type Claims = BTreeMap<String, PersistentVolumeClaim>;
 type Sets = BTreeMap<String, StatefulSet>;
 
-/// A controller of which each step is asked for: what it sees can grow old before it acts.
-struct Sleeper {
-    around: Surroundings,
-    caches: Caches,
-    _tasks: Tasks,
-}
-
-impl Sleeper {
-    async fn over(store: Arc<dyn Store>) -> Self {
-        let tasks = Tasks::new(&CancellationToken::new());
-        let caches = Caches::start(&store, &tasks);
-        caches.synced().await;
-        let (placer, volumes, host) = (Arc::new(OneNode::default()), Arc::new(Imaginary), Arc::new(SystemHost));
-        Self { around: Surroundings { store, placer, volumes, host, fence: None }, caches, _tasks: tasks }
-    }
-
-    fn see(&self, name: &str) -> (Observed, Plan) {
-        let key = SetKey { namespace: NAMESPACE.into(), name: name.into() };
-        let observed = self.caches.observe(&key).unwrap().unwrap();
-        let plan = step::plan(&observed, &SystemHost);
-        (observed, plan)
-    }
-
-    async fn act(&self, (observed, plan): &(Observed, Plan)) -> Option<Fault> {
-        let done = step::act(observed, plan, StatusPolicy::Now, &self.around).await;
-        self.caches.show(&done.wrote).await;
-        done.fault
-    }
-
-    /// Steps until the next one does such an action, and sees that without doing it.
-    async fn until_next(&self, name: &str, is_it: fn(&Op) -> bool) -> (Observed, Plan) {
-        loop {
-            let seen = self.see(name);
-            if seen.1.actions.iter().any(|action| is_it(&action.op)) {
-                return seen;
-            }
-            assert!(!seen.1.actions.is_empty(), "{name} does nothing: {:?}", seen.1.waits);
-            assert!(self.act(&seen).await.is_none());
+/// Steps until the next one does such an action, and sees that without doing it.
+async fn until_next(steps: &Steps, name: &str, is_it: fn(&Op) -> bool) -> (Observed, Plan) {
+    loop {
+        let seen = steps.see(name);
+        if seen.1.actions.iter().any(|action| is_it(&action.op)) {
+            return seen;
         }
+        assert!(!seen.1.actions.is_empty(), "{name} does nothing: {:?}", seen.1.waits);
+        assert!(steps.act(&seen).await.is_none());
     }
 }
 
@@ -94,15 +61,15 @@ async fn issue_59848_who_slept_on_an_old_state_changes_nothing() {
     rig.pause().await;
     // A pod is to be replaced; the sleeper saw that its place is empty.
     vanish::<Pod>(&rig, "web-1").await;
-    let sleeper = Sleeper::over(rig.store.clone()).await;
-    let to_create = sleeper.until_next("web", creates_pod).await;
+    let sleeper = Steps::over(rig.store.clone()).await;
+    let to_create = until_next(&sleeper, "web", creates_pod).await;
     // And that another is to be scaled away.
     rig.resume("b");
     rig.until("all pods are ready again", three_ready).await;
     rig.pause().await;
     rig.scale("web", 2).await;
-    let other = Sleeper::over(rig.store.clone()).await;
-    let to_delete = other.until_next("web", |op| matches!(op, Op::DeletePod { .. })).await;
+    let other = Steps::over(rig.store.clone()).await;
+    let to_delete = until_next(&other, "web", |op| matches!(op, Op::DeletePod { .. })).await;
     // Meanwhile the set is as large as before again, and complete.
     rig.scale("web", 3).await;
     rig.resume("c");
@@ -135,8 +102,8 @@ async fn issue_83282_a_pod_gets_a_new_claim_when_the_old_one_is_going() {
     let before = rig.get::<PersistentVolumeClaim>("www-web-1").await.unwrap();
     rig.pause().await;
     vanish::<Pod>(&rig, "web-1").await;
-    let sleeper = Sleeper::over(rig.store.clone()).await;
-    let seen = sleeper.until_next("web", creates_pod).await;
+    let sleeper = Steps::over(rig.store.clone()).await;
+    let seen = until_next(&sleeper, "web", creates_pod).await;
     rig.change("www-web-1", |claim: &mut PersistentVolumeClaim| {
         claim.meta_mut().deletion_timestamp = Some(Time::from(SystemHost.now()));
         claim.meta_mut().finalizers.push("example.com/hold".into());
@@ -203,7 +170,7 @@ async fn issue_41153_two_sets_never_share_a_claim() {
 async fn issue_80698_two_controllers_make_one_revision() {
     let rig = Rig::without_controller(Arc::new(MemStore::new()));
     rig.put(&set("web", 1)).await;
-    let (one, other) = (Sleeper::over(rig.store.clone()).await, Sleeper::over(rig.store.clone()).await);
+    let (one, other) = (Steps::over(rig.store.clone()).await, Steps::over(rig.store.clone()).await);
     let is_revision = |action: &Action| matches!(action.op, Op::CreateRevision { .. });
     let (mut first, mut second) = (one.see("web"), other.see("web"));
     for seen in [&mut first, &mut second] {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod steps;
+
 use std::{
     collections::BTreeMap,
     sync::{
