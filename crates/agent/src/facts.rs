@@ -55,6 +55,7 @@ fn node(name: &str, address: Ipv4Addr, port: i32, capacity: BTreeMap<String, Qua
         }),
         spec: None,
         status: Some(NodeStatus {
+            csi_drivers: Vec::new(),
             allocatable: capacity.clone(),
             capacity,
             conditions: vec![Condition {

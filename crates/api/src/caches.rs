@@ -82,7 +82,10 @@ fn decoder(kind: Kind) -> Decode<Stored> {
         Node,
         Namespace,
         Event,
-        PodDisruptionBudget
+        PodDisruptionBudget,
+        VolumeAttachment,
+        CsiDriver,
+        VolumeSnapshot
     )
 }
 

@@ -35,6 +35,8 @@ pub fn clear_status(object: &mut AnyObject) {
         Some(Variant::Node(o)) => o.status = None,
         Some(Variant::Namespace(o)) => o.status = None,
         Some(Variant::PodDisruptionBudget(o)) => o.status = None,
+        Some(Variant::VolumeAttachment(o)) => o.status = None,
+        Some(Variant::VolumeSnapshot(o)) => o.status = None,
         _ => {}
     }
 }
@@ -53,6 +55,12 @@ pub fn copy_status(from: &AnyObject, to: &mut AnyObject) {
         (Some(Variant::Node(from)), Some(Variant::Node(to))) => to.status.clone_from(&from.status),
         (Some(Variant::Namespace(from)), Some(Variant::Namespace(to))) => to.status.clone_from(&from.status),
         (Some(Variant::PodDisruptionBudget(from)), Some(Variant::PodDisruptionBudget(to))) => {
+            to.status.clone_from(&from.status);
+        }
+        (Some(Variant::VolumeAttachment(from)), Some(Variant::VolumeAttachment(to))) => {
+            to.status.clone_from(&from.status);
+        }
+        (Some(Variant::VolumeSnapshot(from)), Some(Variant::VolumeSnapshot(to))) => {
             to.status.clone_from(&from.status);
         }
         _ => {}

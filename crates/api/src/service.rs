@@ -32,6 +32,34 @@ fn required(object: Option<Object>) -> Result<Object, Error> {
 
 #[tonic::async_trait]
 impl ApiService for Api {
+    async fn snapshot_volumes(
+        &self,
+        _: Request<pb::api::v1::SnapshotVolumesRequest>,
+    ) -> Result<Response<pb::api::v1::SnapshotVolumesResponse>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
+    async fn restore_volumes(
+        &self,
+        _: Request<pb::api::v1::RestoreVolumesRequest>,
+    ) -> Result<Response<pb::api::v1::RestoreVolumesResponse>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
+    async fn move_volumes(
+        &self,
+        _: Request<pb::api::v1::MoveVolumesRequest>,
+    ) -> Result<Response<pb::api::v1::MoveVolumesResponse>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
+    async fn volume_usage(
+        &self,
+        _: Request<pb::api::v1::VolumeUsageRequest>,
+    ) -> Result<Response<pb::api::v1::VolumeUsageResponse>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
     type WatchStream = Streaming<WatchResponse>;
     type LogsStream = Streaming<LogsResponse>;
 

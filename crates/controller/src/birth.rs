@@ -161,7 +161,7 @@ impl Apply<'_> {
 
     /// Asks the scheduler for a node.
     async fn place(&self, pod: &Pod, reachable: &[NodeSelector]) -> Result<Placed, Fault> {
-        let request = PlaceRequest { pod: Some(pod.clone()), reachable: reachable.to_vec() };
+        let request = PlaceRequest { pod: Some(pod.clone()), reachable: reachable.to_vec(), ..PlaceRequest::default() };
         match self.around.placer.place(request).await?.result {
             Some(place_response::Result::Placement(placement)) => Ok((Ok(placement.node_name), placement.guards)),
             Some(place_response::Result::Unschedulable(unschedulable)) => Ok((Err(unschedulable.message), Vec::new())),

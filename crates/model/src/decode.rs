@@ -217,7 +217,8 @@ fn api_versions(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::StatefulSet => &["apps/v1", "berth/v1"],
         Kind::ControllerRevision => &["apps/v1"],
-        Kind::StorageClass => &["storage.k8s.io/v1"],
+        Kind::StorageClass | Kind::VolumeAttachment | Kind::CsiDriver => &["storage.k8s.io/v1"],
+        Kind::VolumeSnapshot => &["snapshot.storage.k8s.io/v1"],
         Kind::PodDisruptionBudget => &["policy/v1"],
         _ => &["v1"],
     }

@@ -44,7 +44,18 @@ pub fn object(object: &mut AnyObject) {
             text(&mut event.r#type, "Normal");
             number(&mut event.count, 1);
         }
-        Some(Variant::ConfigMap(_) | Variant::Node(_) | Variant::PodDisruptionBudget(_)) | None => {}
+        Some(Variant::CsiDriver(driver)) => {
+            let spec = driver.spec.get_or_insert_default();
+            spec.attach_required.get_or_insert(true);
+        }
+        Some(
+            Variant::ConfigMap(_)
+            | Variant::Node(_)
+            | Variant::PodDisruptionBudget(_)
+            | Variant::VolumeAttachment(_)
+            | Variant::VolumeSnapshot(_),
+        )
+        | None => {}
     }
 }
 

@@ -19,6 +19,9 @@ pub enum Kind {
     Namespace,
     Event,
     PodDisruptionBudget,
+    VolumeAttachment,
+    CsiDriver,
+    VolumeSnapshot,
 }
 
 /// No kind has this name.
@@ -36,7 +39,7 @@ struct Names {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 16] = [
         Kind::StatefulSet,
         Kind::ControllerRevision,
         Kind::Pod,
@@ -50,6 +53,9 @@ impl Kind {
         Kind::Namespace,
         Kind::Event,
         Kind::PodDisruptionBudget,
+        Kind::VolumeAttachment,
+        Kind::CsiDriver,
+        Kind::VolumeSnapshot,
     ];
 
     const fn names(self) -> Names {
@@ -67,6 +73,9 @@ impl Kind {
             Kind::Namespace => ("Namespace", "v1", "namespaces", "ns", false),
             Kind::Event => ("Event", "v1", "events", "ev", true),
             Kind::PodDisruptionBudget => ("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets", "pdb", true),
+            Kind::VolumeAttachment => ("VolumeAttachment", "storage.k8s.io/v1", "volumeattachments", "", false),
+            Kind::CsiDriver => ("CSIDriver", "storage.k8s.io/v1", "csidrivers", "", false),
+            Kind::VolumeSnapshot => ("VolumeSnapshot", "snapshot.storage.k8s.io/v1", "volumesnapshots", "vs", true),
         };
         Names { kind, api_version, plural, short, namespaced }
     }

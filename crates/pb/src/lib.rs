@@ -92,6 +92,10 @@ mod generated {
             }
         }
     }
+    /// How plugins make themselves known to a node.
+    pub mod pluginregistration {
+        include!(concat!(env!("OUT_DIR"), "/pluginregistration.rs"));
+    }
     /// The Container Storage Interface.
     pub mod csi {
         /// Version 1.
@@ -104,6 +108,7 @@ mod generated {
 pub use generated::berth::{agent, api, apps, core, meta, policy, scheduler, storage, volumes};
 pub use generated::containerd;
 pub use generated::csi;
+pub use generated::pluginregistration;
 
 /// Every message at hand under one name: what most users of this crate import.
 pub mod objects {

@@ -200,4 +200,7 @@ objects!(
     Namespace,
     Event,
     PodDisruptionBudget,
+    VolumeAttachment,
+    CsiDriver,
+    VolumeSnapshot,
 );

@@ -82,6 +82,9 @@ pub fn of(kind: Kind) -> &'static Message {
         Kind::Namespace => &tables::NAMESPACE,
         Kind::Event => &tables::EVENT,
         Kind::PodDisruptionBudget => &tables::POD_DISRUPTION_BUDGET,
+        Kind::VolumeAttachment => &tables::VOLUME_ATTACHMENT,
+        Kind::CsiDriver => &tables::CSI_DRIVER,
+        Kind::VolumeSnapshot => &tables::VOLUME_SNAPSHOT,
     }
 }
 

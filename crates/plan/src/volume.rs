@@ -291,6 +291,7 @@ pub fn bind(
                 volume_handle: made.volume.volume_id.clone(),
                 fs_type: String::new(),
                 volume_attributes: made.volume.volume_context.clone(),
+                read_only: false,
             }),
             access_modes: spec.access_modes.clone(),
             claim_ref: Some(ObjectReference {
@@ -305,6 +306,7 @@ pub fn bind(
             storage_class_name: class.name().to_owned(),
             volume_mode: Some(mode.clone()),
             node_affinity: affinity(&made.volume.accessible_topology),
+            mount_options: class.mount_options.clone(),
         }),
         status: Some(PersistentVolumeStatus { phase: "Bound".to_owned(), ..PersistentVolumeStatus::default() }),
         ..PersistentVolume::default()
@@ -384,8 +386,12 @@ pub fn reclaim(volume: &PersistentVolume, claim: Known<'_, PersistentVolumeClaim
         owner.namespace, owner.name
     );
     let mut released = volume.clone();
-    released.status =
-        Some(PersistentVolumeStatus { phase: "Released".to_owned(), message, reason: "ClaimDeleted".to_owned() });
+    released.status = Some(PersistentVolumeStatus {
+        phase: "Released".to_owned(),
+        message,
+        reason: "ClaimDeleted".to_owned(),
+        last_phase_transition_time: None,
+    });
     Reclaim::Release(Box::new(released))
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn guards(placed: &Placed, fence: &Guard) -> [Guard; 2] {
 #[tonic::async_trait]
 impl SchedulerService for Scheduler {
     async fn place(&self, request: Request<PlaceRequest>) -> Result<Response<PlaceResponse>, Status> {
-        let PlaceRequest { pod, reachable } = request.into_inner();
+        let PlaceRequest { pod, reachable, volume_drivers: _ } = request.into_inner();
         let Some(pod) = pod.filter(|pod| pod.metadata.as_ref().is_some_and(|meta| !meta.name.is_empty())) else {
             return Err(Status::invalid_argument(
                 "pod.metadata.name is empty; the reservation is made under that name",

@@ -40,6 +40,13 @@ struct Volumes {
 
 #[tonic::async_trait]
 impl VolumeService for Volumes {
+    async fn usage(
+        &self,
+        _: Request<pb::volumes::v1::UsageRequest>,
+    ) -> Result<Response<pb::volumes::v1::UsageResponse>, Status> {
+        Err(Status::unimplemented("nothing is mounted here"))
+    }
+
     async fn prepare(&self, request: Request<PrepareRequest>) -> Result<Response<PrepareResponse>, Status> {
         let state = Some(self.state.lock().clone());
         let prepared = |claim: PersistentVolumeClaim| PreparedClaim {
@@ -141,7 +148,7 @@ fn start_scheduler(store: &Arc<dyn Store>, dir: &TempDir, tasks: &Tasks) -> Sche
 }
 
 async fn place(scheduler: &Scheduler, pod: &Pod) -> Result<Placement, String> {
-    let request = PlaceRequest { pod: Some(pod.clone()), reachable: vec![] };
+    let request = PlaceRequest { pod: Some(pod.clone()), ..PlaceRequest::default() };
     let PlaceResponse { result } = scheduler.place(Request::new(request)).await.unwrap().into_inner();
     match result.unwrap() {
         Answer::Placement(placement) => Ok(placement),
@@ -283,7 +290,8 @@ async fn a_bound_volume_decides_and_a_problem_is_told() {
     };
     let terms = vec![NodeSelectorTerm { match_expressions: vec![only_b] }];
     let reachable = Some(NodeSelector { node_selector_terms: terms });
-    *cluster.volumes.state.lock() = State::Bound(BoundClaim { volume_name: "v".into(), reachable });
+    *cluster.volumes.state.lock() =
+        State::Bound(BoundClaim { volume_name: "v".into(), reachable, driver: String::new() });
     let bound = cluster.pod_when("web-0", |pod| !node_of(pod).is_empty()).await;
     assert_eq!(node_of(&bound), "b");
 }

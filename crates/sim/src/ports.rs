@@ -121,10 +121,12 @@ pub fn prepare(store: &MemStore, claim: &PersistentVolumeClaim) -> prepared_clai
         ClaimState::Bound(volume) => prepared_claim::State::Bound(BoundClaim {
             volume_name: volume.name().to_owned(),
             reachable: plan::volume::reachable(volume).cloned(),
+            ..BoundClaim::default()
         }),
-        ClaimState::Unbound(class) => {
-            prepared_claim::State::Unbound(UnboundClaim { storage_class: class.name().to_owned(), reachable: None })
-        }
+        ClaimState::Unbound(class) => prepared_claim::State::Unbound(UnboundClaim {
+            storage_class: class.name().to_owned(),
+            ..UnboundClaim::default()
+        }),
         ClaimState::Problem(problem) => {
             prepared_claim::State::Problem(ClaimProblem { reason: problem.reason.to_owned(), message: problem.message })
         }

@@ -114,11 +114,16 @@ impl Inner {
                     State::Bound(BoundClaim {
                         volume_name: volume.name().to_owned(),
                         reachable: volume::reachable(volume).cloned(),
+                        driver: String::new(),
                     })
                 }
                 ClaimState::Unbound(class) => {
                     guards.push(unchanged(class));
-                    State::Unbound(UnboundClaim { storage_class: class.name().to_owned(), reachable: None })
+                    State::Unbound(UnboundClaim {
+                        storage_class: class.name().to_owned(),
+                        reachable: None,
+                        driver: class.provisioner.clone(),
+                    })
                 }
                 ClaimState::Problem(problem) => {
                     State::Problem(ClaimProblem { reason: problem.reason.to_owned(), message: problem.message })
@@ -212,6 +217,13 @@ impl VolumeManager {
 
 #[tonic::async_trait]
 impl VolumeService for VolumeManager {
+    async fn usage(
+        &self,
+        _: Request<pb::volumes::v1::UsageRequest>,
+    ) -> Result<Response<pb::volumes::v1::UsageResponse>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
     async fn prepare(&self, request: Request<PrepareRequest>) -> Result<Response<PrepareResponse>, Status> {
         let PrepareRequest { claims } = request.into_inner();
         bounded(&claims)?;

@@ -222,6 +222,8 @@ pub fn bundle(caches: &Caches, pod: &Pod) -> PodBundle {
     let volumes = named.claims.iter().map(|name| ClaimVolume {
         claim_name: name.clone(),
         volume: typed_volume(find(Kind::PersistentVolumeClaim, name)),
+        attach_required: false,
+        attachment: None,
     });
     let config_maps = named.config_maps.iter().filter_map(|name| find(Kind::ConfigMap, name));
     let secrets = named.secrets.iter().filter_map(|name| find(Kind::Secret, name));

@@ -35,6 +35,11 @@ pub fn header(kind: Kind, wide: bool) -> Vec<&'static str> {
         ),
         Kind::Namespace => (&["NAME", "STATUS", "AGE"], &[]),
         Kind::PodDisruptionBudget => (&["NAME", "MIN AVAILABLE", "MAX UNAVAILABLE", "ALLOWED DISRUPTIONS", "AGE"], &[]),
+        Kind::VolumeAttachment => (&["NAME", "ATTACHER", "PV", "NODE", "ATTACHED", "AGE"], &[]),
+        Kind::CsiDriver => (&["NAME", "ATTACHREQUIRED", "STORAGECAPACITY", "MODES", "AGE"], &[]),
+        Kind::VolumeSnapshot => {
+            (&["NAME", "READYTOUSE", "SOURCEPVC", "RESTORESIZE", "CREATIONTIME", "AGE"], &["DRIVER"])
+        }
         Kind::Event => (&["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"], &[]),
     };
     let more = if wide { more } else { &[] };
@@ -66,6 +71,9 @@ pub fn row(object: &AnyObject, wide: bool, now: Timestamp) -> Vec<String> {
             vec![common.name, terminating(namespace, phase), common.age]
         }
         Some(Variant::PodDisruptionBudget(budget)) => budget_row(budget, common),
+        Some(Variant::VolumeAttachment(attachment)) => attachment_row(attachment, common),
+        Some(Variant::CsiDriver(driver)) => driver_row(driver, common),
+        Some(Variant::VolumeSnapshot(snapshot)) => snapshot_row(snapshot, common, now),
         Some(Variant::Event(event)) => event_row(event, now),
         None => Vec::new(),
     };
@@ -214,6 +222,38 @@ fn class_row(class: &StorageClass, common: Common) -> Vec<String> {
     let name = if default { format!("{} (default)", common.name) } else { common.name };
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     vec![name, class.provisioner.clone(), text(&class.reclaim_policy), text(&class.volume_binding_mode), common.age]
+}
+
+fn attachment_row(attachment: &VolumeAttachment, common: Common) -> Vec<String> {
+    let spec = attachment.spec.clone().unwrap_or_default();
+    let volume = spec.source.unwrap_or_default().persistent_volume_name;
+    let attached = attachment.status.as_ref().is_some_and(|status| status.attached);
+    vec![common.name, spec.attacher, volume, spec.node_name, attached.to_string(), common.age]
+}
+
+fn driver_row(driver: &CsiDriver, common: Common) -> Vec<String> {
+    let spec = driver.spec.clone().unwrap_or_default();
+    vec![
+        common.name,
+        spec.attach_required.unwrap_or(true).to_string(),
+        spec.storage_capacity.unwrap_or_default().to_string(),
+        or_none(spec.volume_lifecycle_modes.join(",")),
+        common.age,
+    ]
+}
+
+fn snapshot_row(snapshot: &VolumeSnapshot, common: Common, now: Timestamp) -> Vec<String> {
+    let source = snapshot.spec.clone().and_then(|spec| spec.source).unwrap_or_default();
+    let status = snapshot.status.clone().unwrap_or_default();
+    vec![
+        common.name,
+        status.ready_to_use.to_string(),
+        source.persistent_volume_claim_name,
+        status.restore_size.map_or(String::new(), |size| size.value),
+        age::since(status.creation_time.as_ref(), now),
+        common.age,
+        or_none(status.driver),
+    ]
 }
 
 fn node_row(node: &Node, common: Common) -> Vec<String> {

@@ -156,6 +156,13 @@ fn internal(action: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Status 
 
 #[tonic::async_trait]
 impl Identity for Driver {
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<pb::csi::v1::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<pb::csi::v1::GetPluginCapabilitiesResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
     async fn get_plugin_info(
         &self,
         _: Request<GetPluginInfoRequest>,
@@ -174,6 +181,83 @@ impl Identity for Driver {
 
 #[tonic::async_trait]
 impl Controller for Driver {
+    async fn controller_publish_volume(
+        &self,
+        _: Request<pb::csi::v1::ControllerPublishVolumeRequest>,
+    ) -> Result<Response<pb::csi::v1::ControllerPublishVolumeResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        _: Request<pb::csi::v1::ControllerUnpublishVolumeRequest>,
+    ) -> Result<Response<pb::csi::v1::ControllerUnpublishVolumeResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        _: Request<pb::csi::v1::ValidateVolumeCapabilitiesRequest>,
+    ) -> Result<Response<pb::csi::v1::ValidateVolumeCapabilitiesResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn list_volumes(
+        &self,
+        _: Request<pb::csi::v1::ListVolumesRequest>,
+    ) -> Result<Response<pb::csi::v1::ListVolumesResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn get_capacity(
+        &self,
+        _: Request<pb::csi::v1::GetCapacityRequest>,
+    ) -> Result<Response<pb::csi::v1::GetCapacityResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _: Request<pb::csi::v1::ControllerGetCapabilitiesRequest>,
+    ) -> Result<Response<pb::csi::v1::ControllerGetCapabilitiesResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn create_snapshot(
+        &self,
+        _: Request<pb::csi::v1::CreateSnapshotRequest>,
+    ) -> Result<Response<pb::csi::v1::CreateSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: Request<pb::csi::v1::DeleteSnapshotRequest>,
+    ) -> Result<Response<pb::csi::v1::DeleteSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn list_snapshots(
+        &self,
+        _: Request<pb::csi::v1::ListSnapshotsRequest>,
+    ) -> Result<Response<pb::csi::v1::ListSnapshotsResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        _: Request<pb::csi::v1::ControllerExpandVolumeRequest>,
+    ) -> Result<Response<pb::csi::v1::ControllerExpandVolumeResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn controller_get_volume(
+        &self,
+        _: Request<pb::csi::v1::ControllerGetVolumeRequest>,
+    ) -> Result<Response<pb::csi::v1::ControllerGetVolumeResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
     async fn create_volume(
         &self,
         request: Request<CreateVolumeRequest>,
@@ -206,6 +290,7 @@ impl Controller for Driver {
             capacity_bytes: range.required_bytes,
             volume_id: id.to_string(),
             volume_context: BTreeMap::from([(CONTEXT_NODE.to_owned(), node.clone())]),
+            content_source: None,
             accessible_topology: vec![topology(node)],
         };
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
@@ -238,6 +323,20 @@ fn chosen(places: TopologyRequirement) -> Result<String, Status> {
 
 #[tonic::async_trait]
 impl Node for Driver {
+    async fn node_get_volume_stats(
+        &self,
+        _: Request<pb::csi::v1::NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<pb::csi::v1::NodeGetVolumeStatsResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
+    async fn node_expand_volume(
+        &self,
+        _: Request<pb::csi::v1::NodeExpandVolumeRequest>,
+    ) -> Result<Response<pb::csi::v1::NodeExpandVolumeResponse>, Status> {
+        Err(Status::unimplemented("not offered by this driver"))
+    }
+
     async fn node_stage_volume(
         &self,
         request: Request<NodeStageVolumeRequest>,

@@ -82,6 +82,9 @@ fn content(object: &AnyObject, occasion: Occasion, errors: &mut Errors) {
         }
         Some(Variant::PersistentVolume(volume)) => storage::volume(volume, errors),
         Some(Variant::StorageClass(class)) => storage::class(class, errors),
+        Some(Variant::VolumeAttachment(attachment)) => storage::attachment(attachment, errors),
+        Some(Variant::CsiDriver(driver)) => storage::driver(driver, errors),
+        Some(Variant::VolumeSnapshot(snapshot)) => storage::snapshot(snapshot, errors),
         Some(Variant::ConfigMap(map)) => small::config_map(map, errors),
         Some(Variant::Secret(secret)) => small::secret(secret, errors),
         Some(Variant::Node(node)) => small::node(node, errors),

@@ -1,6 +1,8 @@
 //! Claims, volumes and classes.
 
-use pb::objects::{PersistentVolume, PersistentVolumeClaimSpec, StorageClass};
+use pb::objects::{
+    CsiDriver, PersistentVolume, PersistentVolumeClaimSpec, StorageClass, VolumeAttachment, VolumeSnapshot,
+};
 
 use super::{named, one_of, resources};
 use crate::{
@@ -114,4 +116,30 @@ pub(super) fn class(class: &StorageClass, errors: &mut Errors) {
             one_of(value, &supported, &FieldPath::of(field), errors);
         }
     }
+}
+
+pub(super) fn attachment(attachment: &VolumeAttachment, errors: &mut Errors) {
+    let path = FieldPath::of("spec");
+    let spec = attachment.spec.clone().unwrap_or_default();
+    named(&spec.attacher, names::dns_subdomain, &path.child("attacher"), errors);
+    named(&spec.node_name, names::dns_subdomain, &path.child("nodeName"), errors);
+    let volume = spec.source.unwrap_or_default().persistent_volume_name;
+    named(&volume, names::dns_subdomain, &path.child("source").child("persistentVolumeName"), errors);
+}
+
+pub(super) fn driver(driver: &CsiDriver, errors: &mut Errors) {
+    let path = FieldPath::of("spec");
+    let spec = driver.spec.clone().unwrap_or_default();
+    for mode in spec.volume_lifecycle_modes.iter().filter(|mode| *mode != "Persistent") {
+        errors.not_supported(&path.child("volumeLifecycleModes"), mode, &["Persistent"]);
+    }
+    if let Some(policy) = &spec.fs_group_policy {
+        one_of(policy, &["ReadWriteOnceWithFSType", "File", "None"], &path.child("fsGroupPolicy"), errors);
+    }
+}
+
+pub(super) fn snapshot(snapshot: &VolumeSnapshot, errors: &mut Errors) {
+    let source = snapshot.spec.clone().and_then(|spec| spec.source).unwrap_or_default();
+    let path = FieldPath::of("spec").child("source").child("persistentVolumeClaimName");
+    named(&source.persistent_volume_claim_name, names::dns_subdomain, &path, errors);
 }
