@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the lab's container images from Debian packages alone: nothing is pulled from an image registry.
+# Builds the lab's container images from Debian packages and from sources here: nothing is pulled from an image registry.
 #
 #   build.sh [--force] OUTDIR
 #
-# Writes OUTDIR/pause.tar and OUTDIR/nginx.tar: OCI archives, one layer each, with the names under which
-# manifests ask for them (see TAGS below). An archive is rebuilt when this folder changed or with --force;
-# the same packages give the same bytes. Needs no root.
+# Writes OUTDIR/pause.tar, OUTDIR/nginx.tar and OUTDIR/canary.tar: OCI archives, one layer each, with the names under which
+# manifests ask for them (see TAGS below). An archive is rebuilt when this script or its own folder changed, or with
+# --force; the same packages give the same bytes. Needs no root.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,6 +18,8 @@ NGINX_TAGS=(
   registry.k8s.io/nginx-slim:0.8
   docker.io/library/nginx:1.22
 )
+# One program under two names, so that tests can roll a set to another image.
+CANARY_TAGS=(berth.local/canary:1 berth.local/canary:2)
 PAUSE_PACKAGES=(catatonit)
 # wget besides busybox's own: that one crashes when it is given a time limit (-T), which every probe gives it.
 NGINX_PACKAGES=(nginx nginx-common wget busybox-static)
@@ -44,8 +46,12 @@ case $arch in
   *) ;; # Debian and OCI use the same name.
 esac
 
-# What the archives are made from: when it changes, they are stale.
-stamp=$(cd "$here" && { printf '%s\n' "$arch"; find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1)
+# stamp_of NAME says what an archive is made from: when it changes, the archive is stale.
+stamp_of() {
+  local sources=(build.sh)
+  [[ ! -d $here/$1 ]] || sources+=("$1")
+  (cd "$here" && { printf '%s\n' "$arch"; find "${sources[@]}" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; }) | sha256sum | cut -d' ' -f1
+}
 
 tmp=
 cleanup() { if [[ -n $tmp ]]; then chmod -R u+rwX "$tmp" 2>/dev/null || true; rm -rf "$tmp"; fi; }
@@ -147,11 +153,11 @@ oci() {
   # The archive goes last: with its stamp it is whole.
   rm -f "$out/$name.stamp"
   mv -f "$tmp/$name.tar" "$out/$name.tar"
-  printf '%s\n' "$stamp" >"$out/$name.stamp"
+  stamp_of "$name" >"$out/$name.stamp"
   printf '%s: %s, %s KiB\n' "$out/$name.tar" "$*" "$(($(stat -c %s "$out/$name.tar") / 1024))"
 }
 
-current() { [[ $force == no && -f $out/$1.tar && -f $out/$1.stamp && $(<"$out/$1.stamp") == "$stamp" ]]; }
+current() { [[ $force == no && -f $out/$1.tar && -f $out/$1.stamp && $(<"$out/$1.stamp") == "$(stamp_of "$1")" ]]; }
 
 build_pause() {
   local root=$tmp/pause
@@ -192,7 +198,20 @@ build_nginx() {
   oci nginx "$root" '{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["nginx","-g","daemon off;"],"ExposedPorts":{"80/tcp":{}},"StopSignal":"SIGQUIT","WorkingDir":"/"}' "${NGINX_TAGS[@]}"
 }
 
-for name in pause nginx; do
+# The program that the tests of volumes run: what it needs from outside is the Rust that builds Berth.
+build_canary() {
+  local root=$tmp/canary
+  mkdir -p "$root"
+  PATH=$PATH:$HOME/.cargo/bin
+  command -v rustc >/dev/null || die "no rustc: run deploy/setup.sh"
+  # Linked statically: the image holds nothing else.
+  rustc --edition 2024 -C opt-level=2 -C codegen-units=1 -C strip=symbols -C target-feature=+crt-static \
+    --remap-path-prefix "$here=." -o "$root/canary" "$here/canary/main.rs"
+  # It has nothing to say goodbye to; what was not acknowledged may be lost.
+  oci canary "$root" '{"Entrypoint":["/canary"],"ExposedPorts":{"7000/tcp":{}},"StopSignal":"SIGKILL","WorkingDir":"/"}' "${CANARY_TAGS[@]}"
+}
+
+for name in pause nginx canary; do
   if current "$name"; then
     printf '%s: up to date\n' "$out/$name.tar"
   else
