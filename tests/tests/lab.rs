@@ -164,8 +164,8 @@ async fn ordered_creation_survives_kills(lab: &LabGuard, client: &Client) -> Res
         "agent@node-1",
         "agent@node-2",
         "agent@node-3",
-        "csi-local",
         "csi-local@node-1",
+        "csi-shared@node-1",
         "containerd@node-2",
     ];
     let seed =

@@ -177,7 +177,7 @@ impl Layout {
         }
         let layout = Self { name, dir, nodes, subnet, port_base };
         for node in layout.all_nodes() {
-            for socket in [layout.containerd_ttrpc(node), layout.csi_socket(node)] {
+            for socket in [layout.containerd_ttrpc(node), layout.registration_socket(node, "shared")] {
                 if socket.as_os_str().len() > SOCKET_PATH_MAX {
                     return Err(format!(
                         "--dir {} is too long: the socket {} would pass {SOCKET_PATH_MAX} characters, choose a shorter folder",
@@ -296,9 +296,14 @@ impl Layout {
         self.dir.join("etcd")
     }
 
-    /// The socket of the CSI driver's controller side.
-    pub fn csi_controller_socket(&self) -> PathBuf {
-        self.dir.join("csi").join("local.sock")
+    /// The classes of storage that the lab makes.
+    pub fn classes_file(&self) -> PathBuf {
+        self.dir.join("classes.yaml")
+    }
+
+    /// Where the driver `shared` keeps its volumes: one folder, which every node reaches.
+    pub fn shared_dir(&self) -> PathBuf {
+        self.dir.join("shared")
     }
 
     /// Everything of one node; also the agent's data folder.
@@ -306,14 +311,24 @@ impl Layout {
         self.dir.join(node.name())
     }
 
-    /// The node's CSI drivers: one `<driver>.sock` each.
+    /// The sockets of the node's CSI drivers.
     pub fn csi_dir(&self, node: NodeIndex) -> PathBuf {
         self.node_dir(node).join("csi")
     }
 
-    /// The socket of the built-in driver on this node.
-    pub fn csi_socket(&self, node: NodeIndex) -> PathBuf {
-        self.csi_dir(node).join("local.sock")
+    /// The socket on which a driver serves CSI on this node.
+    pub fn csi_socket(&self, node: NodeIndex, driver: &str) -> PathBuf {
+        self.csi_dir(node).join(format!("{driver}.sock"))
+    }
+
+    /// Where drivers make themselves known to the node's agent: each with a socket `<driver>.sock` in this folder.
+    pub fn registry(&self, node: NodeIndex) -> PathBuf {
+        self.csi_dir(node).join("registry")
+    }
+
+    /// The socket by which a driver makes itself known on this node.
+    pub fn registration_socket(&self, node: NodeIndex, driver: &str) -> PathBuf {
+        self.registry(node).join(format!("{driver}.sock"))
     }
 
     /// Where the driver `local` keeps this node's volumes.

@@ -1,7 +1,7 @@
 //! A lab: a whole Berth cluster on one machine, to develop against, to show and to break.
 //!
 //! The control plane and etcd run in the root network namespace; every node has a namespace of its own with its own
-//! containerd, CSI driver and agent, joined by a bridge. `up` is idempotent, `down` leaves nothing behind, also after
+//! containerd, CSI drivers and agent, joined by a bridge. `up` is idempotent, `down` leaves nothing behind, also after
 //! a crash of the lab itself at any moment.
 //!
 //! Modules: [`layout`] and [`spec`] say what a lab consists of and are pure; `supervisor` keeps it

@@ -163,8 +163,25 @@ fn control_plane(config: &Config) -> Vec<Process> {
                 ("--etcd", etcd_url.clone()),
                 ("--cluster-domain", config.cluster_domain.clone()),
                 ("--pod-cidr", config.pod_cidr.clone()),
+                ("--volumes", http(lab.volumes())),
             ],
         ),
+        Process {
+            name: "classes".to_owned(),
+            node: None,
+            netns: None,
+            argv: vec![
+                path(config.berth.clone()),
+                "apply".to_owned(),
+                "--server".to_owned(),
+                http(lab.api()),
+                "--filename".to_owned(),
+                path(lab.classes_file()),
+            ],
+            kind: Kind::Task,
+            after: vec!["api".to_owned()],
+            ready: Ready::Exit,
+        },
         service(
             "scheduler",
             &["etcd"],
@@ -177,20 +194,10 @@ fn control_plane(config: &Config) -> Vec<Process> {
         ),
         service(
             "volumes",
-            &["etcd", "csi-local"],
+            &["etcd"],
             Ready::Tcp(lab.volumes()),
-            &[
-                ("--listen", lab.volumes().to_string()),
-                ("--etcd", etcd_url.clone()),
-                ("--csi", unix(lab.csi_controller_socket())),
-            ],
-        ),
-        service(
-            "csi-local",
-            &[],
-            Ready::Unix(lab.csi_controller_socket()),
-            // Without a node it only makes volumes.
-            &[("--endpoint", unix(lab.csi_controller_socket()))],
+            // It reaches the drivers through the nodes' agents.
+            &[("--listen", lab.volumes().to_string()), ("--etcd", etcd_url.clone())],
         ),
         service(
             "controller",
@@ -232,10 +239,15 @@ fn node_processes(config: &Config, node: NodeIndex) -> Vec<Process> {
     load.extend(flag("--snapshotter", config.snapshotter.clone()));
     load.extend(config.images.iter().cloned().map(path));
 
-    let mut csi = vec![berth(), "csi-local".to_owned()];
-    csi.extend(flag("--endpoint", unix(lab.csi_socket(node))));
-    csi.extend(flag("--node-name", node.name()));
-    csi.extend(flag("--data-dir", path(lab.local_dir(node))));
+    let driver = |name: &str, data: PathBuf| {
+        let role = format!("csi-{name}");
+        let mut argv = vec![berth(), role.clone()];
+        argv.extend(flag("--endpoint", unix(lab.csi_socket(node, name))));
+        argv.extend(flag("--registry", path(lab.registry(node))));
+        argv.extend(flag("--node-name", node.name()));
+        argv.extend(flag("--data-dir", path(data)));
+        on_node(&role, Kind::Daemon, &[], Ready::Unix(lab.csi_socket(node, name)), argv)
+    };
 
     let mut agent = vec![berth(), "agent".to_owned()];
     agent.extend(flag("--listen", lab.agent(node).to_string()));
@@ -257,19 +269,29 @@ fn node_processes(config: &Config, node: NodeIndex) -> Vec<Process> {
             vec!["containerd".to_owned(), "--config".to_owned(), path(lab.containerd_config(node))],
         ),
         on_node("images", Kind::Task, &["containerd"], Ready::Exit, load),
-        on_node("csi-local", Kind::Daemon, &[], Ready::Unix(lab.csi_socket(node)), csi),
-        on_node("agent", Kind::Daemon, &["api", "images", "csi-local"], Ready::Tcp(lab.agent(node)), agent),
+        driver("local", lab.local_dir(node)),
+        driver("shared", lab.shared_dir()),
+        on_node(
+            "agent",
+            Kind::Daemon,
+            &["api", "images", "csi-local", "csi-shared"],
+            Ready::Tcp(lab.agent(node)),
+            agent,
+        ),
     ]
 }
 
 /// The folders that must exist before anything starts.
 pub fn folders(lab: &Layout) -> Vec<PathBuf> {
-    let mut folders = vec![lab.dir.join("log"), lab.etcd_dir(), lab.dir.join("csi")];
+    let mut folders = vec![lab.dir.join("log"), lab.etcd_dir(), lab.shared_dir()];
     for node in lab.all_nodes() {
-        folders.extend([lab.containerd_dir(node), lab.cni_conf_dir(node), lab.csi_dir(node), lab.local_dir(node)]);
+        folders.extend([lab.containerd_dir(node), lab.cni_conf_dir(node), lab.registry(node), lab.local_dir(node)]);
     }
     folders
 }
+
+/// The classes of storage that the lab makes beside the default one, from `deploy/`.
+pub const CLASSES: &str = include_str!("../../../deploy/lab/classes.yaml");
 
 /// The container runtime's configuration for one node, from the template in `deploy/`.
 pub fn containerd_config(config: &Config, node: NodeIndex) -> String {
@@ -312,7 +334,7 @@ mod tests {
     #[test]
     fn every_process_can_start_at_some_point() {
         let all = processes(&config(3));
-        assert_eq!(all.len(), 6 + 3 * 4);
+        assert_eq!(all.len(), 6 + 3 * 5);
         let mut started = BTreeSet::new();
         loop {
             let due: Vec<_> = all

@@ -13,7 +13,7 @@ use clap::Args;
 use crate::cleanup::{LabId, remove_daemons};
 use crate::handle::Lab;
 use crate::layout::{Layout, MARKER, Subnet, config_file};
-use crate::spec::{Config, containerd_config, folders};
+use crate::spec::{CLASSES, Config, containerd_config, folders};
 use crate::state::{ProcessState, State};
 use crate::system::{TICK, write_atomically};
 use crate::{LabArgs, images, net, prerequisites};
@@ -164,6 +164,7 @@ fn configure(args: &UpArgs, id: &LabId, cni_bin_dir: PathBuf) -> Result<Config> 
     for folder in folders(&config.layout) {
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
+    fs::write(config.layout.classes_file(), CLASSES)?;
     for node in config.layout.all_nodes() {
         fs::write(config.layout.containerd_config(node), containerd_config(&config, node))?;
     }
