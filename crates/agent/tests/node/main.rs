@@ -162,6 +162,7 @@ fn web_runs_with_its_volume_and_goes_without_a_trace() {
         web.volumes = vec![pb::agent::v1::ClaimVolume {
             claim_name: "www-web-0".into(),
             volume: Some(serde_json::from_value(volume).unwrap()),
+            ..Default::default()
         }];
         // Not bound yet: it must not start with an empty folder.
         let mut unbound = web.clone();
@@ -348,6 +349,7 @@ fn a_volume_that_is_not_mounted_keeps_the_pod_from_starting() {
         bundle.volumes = vec![pb::agent::v1::ClaimVolume {
             claim_name: "www-web-0".into(),
             volume: Some(serde_json::from_value(volume).unwrap()),
+            ..Default::default()
         }];
         node.cluster.put_pod("node-1", bundle);
         node.cluster
