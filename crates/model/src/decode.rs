@@ -157,7 +157,10 @@ impl Walk {
             return;
         }
         match (self.mode, known) {
-            (Mode::Strict, true) => self.errors.unsupported(path),
+            (Mode::Strict, true) => match unsupported::instead(message.name, name) {
+                Some(advice) => self.errors.unsupported_because(path, advice),
+                None => self.errors.unsupported(path),
+            },
             (Mode::Strict, false) => self.errors.unknown(path, advice(message, name)),
             (Mode::Warn, true) => self.warnings.push(format!("field {path} was dropped: not supported by Berth yet")),
             (Mode::Warn, false) => {

@@ -27,7 +27,12 @@ pub fn object(object: &mut AnyObject) {
             let spec = volume.spec.get_or_insert_default();
             text(&mut spec.persistent_volume_reclaim_policy, "Retain");
             spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
-            text(&mut volume.status.get_or_insert_default().phase, "Pending");
+            if let Some(claim) = &mut spec.claim_ref {
+                text(&mut claim.kind, "PersistentVolumeClaim");
+                text(&mut claim.api_version, "v1");
+            }
+            // Pending is a volume that is still being made; what a person describes is there.
+            text(&mut volume.status.get_or_insert_default().phase, "Available");
         }
         Some(Variant::StorageClass(class)) => {
             class.reclaim_policy.get_or_insert_with(|| "Delete".to_owned());
@@ -47,6 +52,13 @@ pub fn object(object: &mut AnyObject) {
         Some(Variant::CsiDriver(driver)) => {
             let spec = driver.spec.get_or_insert_default();
             spec.attach_required.get_or_insert(true);
+            spec.pod_info_on_mount.get_or_insert(false);
+            spec.storage_capacity.get_or_insert(false);
+            spec.requires_republish.get_or_insert(false);
+            spec.fs_group_policy.get_or_insert_with(|| "ReadWriteOnceWithFSType".to_owned());
+            if spec.volume_lifecycle_modes.is_empty() {
+                spec.volume_lifecycle_modes.push("Persistent".to_owned());
+            }
         }
         Some(
             Variant::ConfigMap(_)
@@ -99,6 +111,12 @@ fn stateful_set(set: &mut StatefulSet) {
 
 fn persistent_volume_claim(claim: &mut PersistentVolumeClaim) {
     let spec = claim.spec.get_or_insert_default();
+    // Two words for one thing: each brings the other.
+    match (&spec.data_source, &spec.data_source_ref) {
+        (Some(source), None) => spec.data_source_ref = Some(source.clone()),
+        (None, Some(source)) => spec.data_source = Some(source.clone()),
+        _ => {}
+    }
     spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
     text(&mut claim.status.get_or_insert_default().phase, "Pending");
 }

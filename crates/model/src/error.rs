@@ -219,6 +219,11 @@ impl Errors {
         self.push(path, ErrorKind::Unsupported, None, "not supported by Berth yet");
     }
 
+    /// The same, and what to do instead.
+    pub fn unsupported_because(&mut self, path: &FieldPath, why: &str) {
+        self.push(path, ErrorKind::Unsupported, None, why);
+    }
+
     /// Takes the mistakes of others in.
     pub fn extend(&mut self, others: Errors) {
         self.0.extend(others.0);

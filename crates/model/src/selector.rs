@@ -234,7 +234,8 @@ impl FieldSelector {
             Kind::Pod => &["metadata.name", "metadata.namespace", "spec.nodeName", "status.phase"],
             Kind::Namespace | Kind::PersistentVolume => &["metadata.name", "status.phase"],
             Kind::PersistentVolumeClaim => &["metadata.name", "metadata.namespace", "status.phase"],
-            Kind::Node | Kind::StorageClass => &["metadata.name"],
+            Kind::VolumeAttachment => &["metadata.name", "spec.attacher", "spec.nodeName"],
+            Kind::Node | Kind::StorageClass | Kind::CsiDriver => &["metadata.name"],
             Kind::Event => &[
                 "metadata.name",
                 "metadata.namespace",
@@ -295,6 +296,8 @@ fn field_value<'o>(object: &'o AnyObject, field: &str) -> &'o str {
         ("metadata.name", _) => Some(&object.meta().name),
         ("metadata.namespace", _) => Some(&object.meta().namespace),
         ("spec.nodeName", Some(Variant::Pod(pod))) => pod.spec.as_ref().map(|spec| &spec.node_name),
+        ("spec.nodeName", Some(Variant::VolumeAttachment(one))) => one.spec.as_ref().map(|spec| &spec.node_name),
+        ("spec.attacher", Some(Variant::VolumeAttachment(one))) => one.spec.as_ref().map(|spec| &spec.attacher),
         ("status.phase", Some(Variant::Pod(pod))) => pod.status.as_ref().map(|status| &status.phase),
         ("status.phase", Some(Variant::Namespace(ns))) => ns.status.as_ref().map(|status| &status.phase),
         ("status.phase", Some(Variant::PersistentVolumeClaim(pvc))) => pvc.status.as_ref().map(|status| &status.phase),

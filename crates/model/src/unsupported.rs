@@ -128,11 +128,32 @@ const KNOWN: &[(&str, &[&str])] = &[
             "vsphereVolume",
         ],
     ),
-    ("PersistentVolumeClaimSpec", &["dataSource", "dataSourceRef", "selector", "volumeAttributesClassName"]),
+    ("PersistentVolumeClaimSpec", &["volumeAttributesClassName"]),
+    ("PersistentVolumeClaimStatus", &["currentVolumeAttributesClassName", "modifyVolumeStatus", "resizeStatus"]),
+    ("TypedLocalObjectReference", &["namespace"]),
     (
         "PersistentVolumeSpec",
-        &["hostPath", "local", "mountOptions", "nfs", "volumeAttributesClassName", "iscsi", "fc", "cephfs", "rbd"],
+        &["hostPath", "local", "nfs", "volumeAttributesClassName", "iscsi", "fc", "cephfs", "rbd"],
     ),
+    (
+        "CsiPersistentVolumeSource",
+        &[
+            "controllerExpandSecretRef",
+            "controllerPublishSecretRef",
+            "nodeExpandSecretRef",
+            "nodePublishSecretRef",
+            "nodeStageSecretRef",
+        ],
+    ),
+    ("VolumeAttachmentSource", &["inlineVolumeSpec"]),
+    ("VolumeError", &["errorCode"]),
+    (
+        "CsiDriverSpec",
+        &["nodeAllocatableUpdatePeriodSeconds", "seLinuxMount", "serviceAccountTokenInSecrets", "tokenRequests"],
+    ),
+    ("VolumeSnapshotSpec", &["volumeSnapshotClassName"]),
+    ("VolumeSnapshotSource", &["volumeSnapshotContentName"]),
+    ("VolumeSnapshotStatus", &["boundVolumeSnapshotContentName", "volumeGroupSnapshotName"]),
     (
         "ServiceSpec",
         &[
@@ -155,7 +176,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ),
     ("ServicePort", &["appProtocol", "nodePort"]),
     ("Service", &["status"]),
-    ("StorageClass", &["allowVolumeExpansion", "allowedTopologies", "mountOptions"]),
     ("Namespace", &["spec"]),
     ("NodeSpec", &["configSource", "externalID", "podCIDRs", "providerID"]),
     ("NodeSelectorTerm", &["matchFields"]),
@@ -165,6 +185,26 @@ const KNOWN: &[(&str, &[&str])] = &[
 /// Whether Kubernetes' message of this name has the field.
 pub fn is_known(message: &str, field: &str) -> bool {
     KNOWN.iter().any(|(name, fields)| *name == message && fields.contains(&field))
+}
+
+/// What to do instead of an unsupported field, where there is something.
+pub fn instead(message: &str, field: &str) -> Option<&'static str> {
+    Some(match (message, field) {
+        ("VolumeSnapshotSpec", "volumeSnapshotClassName") => {
+            "Berth has no classes of snapshots, the driver of the claim's volume makes them: leave the field out"
+        }
+        ("VolumeSnapshotSource", "volumeSnapshotContentName") => {
+            "Berth has no objects for snapshots made outside of it: name the claim in persistentVolumeClaimName, and a \
+             snapshot of its volume is made"
+        }
+        ("PersistentVolumeSpec", "hostPath" | "local" | "nfs" | "iscsi" | "fc" | "cephfs" | "rbd") => {
+            "volumes come from CSI drivers alone: describe it under csi; the drivers local and shared are built in"
+        }
+        ("TypedLocalObjectReference", "namespace") => {
+            "a claim begins with data of its own namespace only: leave the field out"
+        }
+        _ => return None,
+    })
 }
 
 /// Whether the value of an unsupported field asks for what is so anyway: an empty value, or what Berth always does.
@@ -200,7 +240,8 @@ pub fn says_what_is_so(message: &str, field: &str, value: &Value) -> bool {
         ("Namespace", "spec") => true,
         // A client's own status is not looked at.
         ("PodDisruptionBudgetStatus", "disruptedPods") => true,
-        ("StorageClass", "allowVolumeExpansion") => no,
+        ("PersistentVolumeClaimStatus" | "VolumeSnapshotStatus" | "VolumeError", _) => true,
+        ("CsiDriverSpec", "seLinuxMount") => no,
         _ => false,
     }
 }

@@ -27,10 +27,16 @@ pub(super) fn check(old: &AnyObject, new: &AnyObject, errors: &mut Errors) {
         compare_field(field, &old[field.name], &new[field.name], &root.child(field.name), &mut changed);
     }
     for path in changed {
-        if !rules.may_change(&path) {
+        if !rules.may_change(&path) && !is_said_first(&path, &old) {
             errors.forbidden(&path, rules.why);
         }
     }
+}
+
+/// Whether a field says now what was left open before, and may: which nodes reach a volume.
+fn is_said_first(path: &FieldPath, old: &Value) -> bool {
+    let affinity = path.is_within(&FieldPath::of("spec.nodeAffinity"));
+    affinity && old.pointer("/spec/nodeAffinity").is_none_or(Value::is_null)
 }
 
 /// Whether the user said that this configuration never changes.
@@ -80,13 +86,32 @@ impl Rules {
                 &["spec.containers[].image", "spec.initContainers[].image"],
                 "field is immutable; of a pod's spec only the images of its containers may change",
             ),
-            Kind::PersistentVolumeClaim => {
-                (&["spec"], &["spec.volumeName"], "field is immutable; growing a claim is not supported by Berth yet")
-            }
+            // How these two may change is looked at apart.
+            Kind::PersistentVolumeClaim => (
+                &["spec"],
+                &["spec.volumeName", "spec.resources.requests[storage]"],
+                "field is immutable; of a claim's spec only resources.requests.storage may change, and only grow",
+            ),
             Kind::PersistentVolume => (
                 &["spec"],
-                &["spec.claimRef", "spec.persistentVolumeReclaimPolicy", "spec.accessModes"],
-                "field is immutable after creation",
+                &[
+                    "spec.claimRef",
+                    "spec.persistentVolumeReclaimPolicy",
+                    "spec.accessModes",
+                    "spec.capacity",
+                    "spec.storageClassName",
+                    "spec.mountOptions",
+                ],
+                "field is immutable after creation; to change it, delete the volume (its data stays with \
+                 persistentVolumeReclaimPolicy: Retain) and create it again",
+            ),
+            Kind::VolumeSnapshot => {
+                (&["spec"], &[], "field is immutable: a snapshot is of one claim; make another snapshot")
+            }
+            Kind::CsiDriver => (
+                &["spec"],
+                &["spec.podInfoOnMount", "spec.storageCapacity", "spec.fsGroupPolicy", "spec.requiresRepublish"],
+                "field is immutable; delete the driver's object and create it again while none of its volumes is used",
             ),
             Kind::StorageClass => (
                 &["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"],

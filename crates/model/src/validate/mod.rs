@@ -47,6 +47,11 @@ pub fn update(old: &AnyObject, new: &AnyObject) -> Vec<FieldError> {
     meta::update(old.meta(), new.meta(), &mut errors);
     content(new, Occasion::Update, &mut errors);
     immutable::check(old, new, &mut errors);
+    if let (Some(Variant::PersistentVolumeClaim(old)), Some(Variant::PersistentVolumeClaim(new))) =
+        (&old.object, &new.object)
+    {
+        storage::claim_update(old, new, &mut errors);
+    }
     errors.into_vec()
 }
 
@@ -77,9 +82,7 @@ fn content(object: &AnyObject, occasion: Occasion, errors: &mut Errors) {
             pod::names(&spec, &at, errors);
         }
         Some(Variant::Service(service)) => service::check(service, errors),
-        Some(Variant::PersistentVolumeClaim(claim)) => {
-            storage::claim_spec(&claim.spec.clone().unwrap_or_default(), &FieldPath::of("spec"), errors);
-        }
+        Some(Variant::PersistentVolumeClaim(claim)) => storage::claim(claim, errors),
         Some(Variant::PersistentVolume(volume)) => storage::volume(volume, errors),
         Some(Variant::StorageClass(class)) => storage::class(class, errors),
         Some(Variant::VolumeAttachment(attachment)) => storage::attachment(attachment, errors),

@@ -141,8 +141,9 @@ fn kinds_and_versions() {
         [r#"apiVersion: Unsupported value: "apps/v1beta1": supported values: "apps/v1", "berth/v1""#]
     );
     assert_eq!(bad(&json!([])).len(), 1);
-    let names: Vec<_> = Kind::ALL.iter().map(|kind| pb::schema::of(*kind).name).collect();
-    assert_eq!(names, Kind::ALL.map(Kind::name));
+    for kind in Kind::ALL {
+        assert!(pb::schema::of(kind).name.eq_ignore_ascii_case(kind.name()), "{kind}");
+    }
 }
 
 #[test]
@@ -166,11 +167,6 @@ fn what_berth_cannot_do_yet_is_refused() {
             "/spec/template/spec/containers/0/imagePullPolicy",
             json!("Always"),
             "spec.template.spec.containers[0].imagePullPolicy",
-        ),
-        (
-            "/spec/volumeClaimTemplates/0/spec/accessModes",
-            json!(["ReadWriteMany"]),
-            "spec.volumeClaimTemplates[0].spec.accessModes",
         ),
         (
             "/spec/volumeClaimTemplates/0/spec/volumeMode",
