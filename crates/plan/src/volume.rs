@@ -8,6 +8,8 @@
 //! go because of something that is not known. Binding mode `Immediate` is treated as `WaitForFirstConsumer`: all
 //! volumes that there are so far belong to a node, and which one is known only when the pod has its node.
 
+mod topology;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -18,11 +20,13 @@ use pb::{
         volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
     },
     objects::{
-        CsiPersistentVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectMeta,
-        ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, PersistentVolumeSpec,
-        PersistentVolumeStatus, Quantity, StorageClass, VolumeNodeAffinity,
+        CsiPersistentVolumeSource, NodeSelector, ObjectMeta, ObjectReference, PersistentVolume, PersistentVolumeClaim,
+        PersistentVolumeClaimStatus, PersistentVolumeSpec, PersistentVolumeStatus, Quantity, StorageClass,
     },
 };
+
+use topology::affinity;
+pub use topology::{allowed, both, either, label_of, place_of, places_in, reaches, selector_of, selector_text};
 
 /// The resource that a volume's size stands under.
 pub const STORAGE: &str = "storage";
@@ -337,23 +341,6 @@ fn size(claim: &PersistentVolumeClaim, made: &csi::Volume) -> Option<Quantity> {
     };
     let in_bytes = || (actual > 0).then(|| Quantity { value: actual.to_string() });
     requested_size(claim).filter(as_wanted).cloned().or_else(in_bytes)
-}
-
-/// A driver's places as a condition on nodes. None: reachable from everywhere.
-fn affinity(places: &[csi::Topology]) -> Option<VolumeNodeAffinity> {
-    let term = |place: &csi::Topology| NodeSelectorTerm {
-        match_expressions: place
-            .segments
-            .iter()
-            .map(|(key, value)| NodeSelectorRequirement {
-                key: key.clone(),
-                operator: "In".to_owned(),
-                values: vec![value.clone()],
-            })
-            .collect(),
-    };
-    let required = NodeSelector { node_selector_terms: places.iter().map(term).collect() };
-    (!places.is_empty()).then_some(VolumeNodeAffinity { required: Some(required) })
 }
 
 /// What becomes of a volume.

@@ -1,27 +1,33 @@
-//! The volume manager: which volumes claims have, and new ones where they have none.
+//! The volume manager: which volumes claims have, new ones where they have none, and what becomes of them.
 //!
-//! Decisions are `plan::volume`'s. [`VolumeManager`] answers Prepare from memory and Provision with one call to a
-//! driver, and writes no object: whoever asks writes the pair of claim and volume in one transaction with the pod. The
-//! only thing written here, by the leader, is the release of volumes whose claims are gone.
+//! Decisions are `plan::volume`'s. [`VolumeManager`] answers Prepare from memory and Provision with a call to a driver;
+//! whoever asks writes the pair of claim and volume in one transaction with the pod. The leader alone does everything
+//! else: it attaches, expands, snapshots, moves, releases and deletes volumes.
 //!
 //! Must never: say that a claim has no volume because a cache lags (what a cache does not show is looked up in the
-//! store); have two calls for one volume in flight at a driver (I4).
+//! store); have two calls for one volume in flight at a driver (I4); take a call whose outcome is not known for done, or
+//! for not done; delete a volume unless the store itself says that its claim is gone.
 
 mod drivers;
+mod leader;
+mod lookup;
 mod reclaim;
 mod service;
+mod worker;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use pb::{
     Kind,
-    objects::{PersistentVolume, PersistentVolumeClaim, StorageClass},
+    objects::{
+        CsiDriver, Node, PersistentVolume, PersistentVolumeClaim, Pod, StorageClass, VolumeAttachment, VolumeSnapshot,
+    },
     volumes::v1::volume_service_server::VolumeServiceServer,
 };
 use runtime::{Cache, CancellationToken, CommonArgs, EtcdArgs, Server, Tasks, channel::BadAddress, reflect};
 use store::{Prefix, Store};
 
-use drivers::Drivers;
+use drivers::{Deadlines, Drivers};
 
 /// Flags of `berth volumes`.
 #[derive(clap::Args, Clone, Debug)]
@@ -32,9 +38,34 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened")]
     pub etcd: EtcdArgs,
-    /// Controller sockets of the CSI drivers.
-    #[arg(long, value_name = "unix:///PATH,...", value_delimiter = ',', required = true)]
+    /// Controller sockets of CSI drivers that run beside the control plane. Others are reached through the agents of the
+    /// nodes that they are registered on.
+    #[arg(long, value_name = "unix:///PATH,...", value_delimiter = ',')]
     pub csi: Vec<String>,
+    /// Seconds for which a volume that no object knows is left alone before it is adopted and deleted.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub orphan_grace: u64,
+}
+
+/// What may be set otherwise than it is by default.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long a call to a driver may take that changes something. It is made again afterwards.
+    pub call: Duration,
+    /// How long a volume that no object knows is left alone.
+    pub orphan_grace: Duration,
+    /// Time between two looks for such volumes.
+    pub orphan_period: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            call: Duration::from_secs(120),
+            orphan_grace: Duration::from_secs(60),
+            orphan_period: Duration::from_secs(120),
+        }
+    }
 }
 
 /// Serves until shutdown.
@@ -42,11 +73,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let store = config.etcd.connect().await?;
     let server = Server::new("volumes", config.common.listen);
     let tasks = Tasks::new(&shutdown);
-    let manager = VolumeManager::start(Arc::clone(&store), &config.csi, &tasks)?;
+    let orphan_grace = Duration::from_secs(config.orphan_grace.max(1));
+    let settings = Settings { orphan_grace, orphan_period: orphan_grace * 2, ..Settings::default() };
+    let manager = VolumeManager::start_with(Arc::clone(&store), &config.csi, settings, &tasks)?;
     let bound = server.service(VolumeServiceServer::new(manager.clone())).bind().await?;
-    manager.reclaim(bound.identity(), &tasks);
+    manager.lead(bound.identity(), &tasks);
     let result = bound.serve(shutdown).await;
-    tasks.finish(std::time::Duration::from_secs(2)).await;
+    tasks.finish(Duration::from_secs(2)).await;
     result
 }
 
@@ -61,30 +94,57 @@ struct Inner {
     claims: Cache<PersistentVolumeClaim>,
     volumes: Cache<PersistentVolume>,
     classes: Cache<StorageClass>,
+    nodes: Cache<Node>,
+    pods: Cache<Pod>,
+    attachments: Cache<VolumeAttachment>,
+    csi_drivers: Cache<CsiDriver>,
+    snapshots: Cache<VolumeSnapshot>,
     drivers: Drivers,
+    settings: Settings,
+    /// Owns what is begun for a request and must go on without it.
+    tasks: Tasks,
 }
 
 impl VolumeManager {
-    /// Starts the caches and gets to know the drivers on these sockets (`unix:///path`). Answers as soon as the caches
-    /// have read the store once.
-    pub fn start(store: Arc<dyn Store>, drivers: &[String], tasks: &Tasks) -> Result<Self, BadAddress> {
+    /// Starts the caches and gets to know the drivers on these sockets (`unix:///path`); other drivers are those that
+    /// nodes have. Answers as soon as the caches have read the store once.
+    pub fn start(store: Arc<dyn Store>, sockets: &[String], tasks: &Tasks) -> Result<Self, BadAddress> {
+        Self::start_with(store, sockets, Settings::default(), tasks)
+    }
+
+    /// The same, with other settings.
+    pub fn start_with(
+        store: Arc<dyn Store>,
+        sockets: &[String],
+        settings: Settings,
+        tasks: &Tasks,
+    ) -> Result<Self, BadAddress> {
+        fn cache<T: pb::Object>(store: &Arc<dyn Store>, kind: Kind, tasks: &Tasks) -> Cache<T> {
+            reflect(Arc::clone(store), Prefix::kind(kind), tasks)
+        }
+        let nodes: Cache<Node> = cache(&store, Kind::Node, tasks);
+        let deadlines = Deadlines { change: settings.call, question: settings.call.min(Duration::from_secs(5)) };
         let inner = Inner {
-            claims: reflect(Arc::clone(&store), Prefix::kind(Kind::PersistentVolumeClaim), tasks),
-            volumes: reflect(Arc::clone(&store), Prefix::kind(Kind::PersistentVolume), tasks),
-            classes: reflect(Arc::clone(&store), Prefix::kind(Kind::StorageClass), tasks),
-            drivers: Drivers::meet(drivers, tasks)?,
+            claims: cache(&store, Kind::PersistentVolumeClaim, tasks),
+            volumes: cache(&store, Kind::PersistentVolume, tasks),
+            classes: cache(&store, Kind::StorageClass, tasks),
+            pods: cache(&store, Kind::Pod, tasks),
+            attachments: cache(&store, Kind::VolumeAttachment, tasks),
+            csi_drivers: cache(&store, Kind::CsiDriver, tasks),
+            snapshots: cache(&store, Kind::VolumeSnapshot, tasks),
+            drivers: Drivers::meet(sockets, nodes.clone(), deadlines, tasks)?,
+            nodes,
+            settings,
+            tasks: Tasks::new(tasks.token()),
             store,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Releases volumes whose claims are gone, whenever this process leads.
-    pub fn reclaim(&self, identity: String, tasks: &Tasks) {
-        let (manager, shutdown) = (self.clone(), tasks.token().clone());
-        tasks.spawn_graceful("reclaim", async move {
-            let store = Arc::clone(&manager.inner.store);
-            let work = |leadership| reclaim::run(manager.clone(), leadership);
-            runtime::leader::lead(store, "volumes", &identity, &shutdown, work).await;
-        });
+    /// Waits until the caches have read the store once. The caller's deadline ends it.
+    async fn ready(&self) {
+        let Inner { claims, volumes, classes, nodes, pods, attachments, csi_drivers, snapshots, .. } = &*self.inner;
+        tokio::join!(claims.synced(), volumes.synced(), classes.synced(), nodes.synced());
+        tokio::join!(pods.synced(), attachments.synced(), csi_drivers.synced(), snapshots.synced());
     }
 }

@@ -16,52 +16,24 @@ use pb::{
 };
 use plan::{
     schedule::NODE_TOPOLOGY_KEY,
-    volume::{self, ClaimState, Known, Made},
+    volume::{self, ClaimState, Made},
 };
-use runtime::Cache;
 use store::{
     Guard, Key, Prefix,
-    objects::{absent, decode, guard_to_pb, unchanged},
+    objects::{absent, guard_to_pb, unchanged},
 };
 use tonic::{Request, Response, Status};
 
-use crate::{Inner, VolumeManager};
+use crate::{
+    Inner, VolumeManager,
+    drivers::{Place, VolumeKey},
+    lookup::Lookup,
+};
 
 /// Claims that one question may be about.
 const MOST_CLAIMS: usize = 32;
 
-/// What is known of an object, from the cache or, where that shows nothing, from the store.
-pub(crate) enum Lookup<T> {
-    Is(Arc<T>),
-    Absent,
-    Unreadable(String),
-}
-
-impl<T> Lookup<T> {
-    pub(crate) fn known(&self) -> Known<'_, T> {
-        match self {
-            Self::Is(object) => Known::Is(object),
-            Self::Absent => Known::Absent,
-            Self::Unreadable(why) => Known::Unreadable(why),
-        }
-    }
-}
-
 impl Inner {
-    /// Looks an object up. "Absent" is the store's own word, never a cache's: caches lag.
-    pub(crate) async fn look_up<T: pb::Object>(&self, cache: &Cache<T>, key: &Key) -> store::Result<Lookup<T>> {
-        if let Some(object) = cache.get(key) {
-            return Ok(Lookup::Is(object));
-        }
-        Ok(match self.store.get(key).await? {
-            None => Lookup::Absent,
-            Some(kv) => match decode::<T>(&kv) {
-                Ok(object) => Lookup::Is(Arc::new(object)),
-                Err(error) => Lookup::Unreadable(error.to_string()),
-            },
-        })
-    }
-
     /// Runs a decision about one claim on what is known.
     async fn decide<R>(
         &self,
@@ -152,7 +124,10 @@ impl Inner {
                 ClaimState::Problem(problem) => Err(Status::failed_precondition(problem.message)),
             })
             .await??;
-        let made = self.drivers.create(&class.provisioner, creation(claim, &class, node)?).await?;
+        let controller = self.drivers.controller(&class.provisioner, Place::Node(node)).await?;
+        let turn = self.drivers.turn(&VolumeKey::new(&class.provisioner, &volume::volume_name(claim))).await;
+        let made = controller.create_volume(creation(claim, &class, node)?).await?;
+        drop(turn);
         let uid = uuid::Uuid::new_v4().to_string();
         let made = Made { volume: &made, node, uid: &uid, now: Timestamp::now() };
         let (bound, volume) = volume::bind(claim, &class, made);
@@ -205,14 +180,6 @@ fn bounded(claims: &[PersistentVolumeClaim]) -> Result<(), Status> {
         return Err(Status::invalid_argument(format!("claims: {} are more than {MOST_CLAIMS}", claims.len())));
     }
     Ok(())
-}
-
-impl VolumeManager {
-    /// Waits until the caches have read the store once. The caller's deadline ends it.
-    async fn ready(&self) {
-        let Inner { claims, volumes, classes, .. } = &*self.inner;
-        tokio::join!(claims.synced(), volumes.synced(), classes.synced());
-    }
 }
 
 #[tonic::async_trait]

@@ -194,7 +194,7 @@ async fn an_answer_falls_with_the_class_that_it_rests_on() {
 #[tokio::test]
 async fn the_leader_releases_the_volume_of_a_claim_that_is_gone_and_keeps_the_others() {
     let cluster = Cluster::start().await;
-    cluster.manager.reclaim("test:1".into(), &cluster.tasks);
+    cluster.manager.lead("test:1".into(), &cluster.tasks);
     cluster.prepare(&claim("7")).await;
     let pair = cluster.provision(&claim("7"), "n1").await.unwrap();
     cluster.bind(pair).await.unwrap();
