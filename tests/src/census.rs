@@ -16,8 +16,8 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// The command that the test's workload runs as the first process of its container.
-const WORKLOAD: &str = "nginx";
+/// The commands that the tests' workloads run as the first process of their containers.
+const WORKLOADS: [&str; 2] = ["nginx", "canary"];
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(10);
 
@@ -36,7 +36,7 @@ pub fn census() -> BTreeMap<String, Vec<u32>> {
 /// The pod that a process is the workload of. A process that ends while we look is none.
 fn identity(pid: u32) -> Option<String> {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
-    if read("comm")?.trim() != WORKLOAD {
+    if !WORKLOADS.contains(&read("comm")?.trim()) {
         return None;
     }
     let status = read("status")?;

@@ -80,8 +80,8 @@ impl Canary {
             if requests.by_ref().take(LINE_MAX).read_line(&mut line)? == 0 {
                 return Ok(());
             }
-            let mut answer = self.answer(&line).unwrap_or_else(|error| format!("NO {error}\n").into_bytes());
-            answers.write_all(&mut answer)?;
+            let answer = self.answer(&line).unwrap_or_else(|error| format!("NO {error}\n").into_bytes());
+            answers.write_all(&answer)?;
         }
     }
 
