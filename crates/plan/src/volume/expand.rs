@@ -15,9 +15,9 @@ use pb::{
 };
 
 use super::{
-    Known, STORAGE, bound_to,
+    Known, STORAGE, bound_to, held,
     observe::{amount, bytes_of, clear_condition, set_condition, volume_bytes, with_status},
-    operation, requested_size,
+    requested_size,
 };
 
 /// Condition of a claim: the driver's controller is making its volume larger.
@@ -94,7 +94,7 @@ pub fn next(view: &View<'_>) -> Step {
     let Known::Is(volume) = view.volume else { return Step::Nothing };
     let owner = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
     let own = bound_to(claim).is_some() && owner.is_some_and(|owner| owner.uid == claim.uid());
-    if !own || claim.is_terminating() || operation::held(claim).is_some() {
+    if !own || claim.is_terminating() || held(claim).is_some() {
         return Step::Nothing;
     }
     let state = State::of(claim);
@@ -169,7 +169,7 @@ fn begin(view: &View<'_>, state: State<'_>, size: i64) -> Step {
         ),
     };
     let refused = with_status(claim, |status| {
-        settle(status);
+        stop(status);
         set_condition(status, RESIZE_ERROR, reason, message, view.now);
     });
     written(claim, refused)
@@ -184,13 +184,18 @@ fn written(before: &PersistentVolumeClaim, after: PersistentVolumeClaim) -> Step
     }
 }
 
-/// No growth is going on. An error that stands keeps its time if it is written again.
+/// No growth is going on, and nothing is wrong.
 fn settle(status: &mut PersistentVolumeClaimStatus) {
+    stop(status);
+    clear_condition(status, RESIZE_ERROR);
+}
+
+/// No growth is going on.
+fn stop(status: &mut PersistentVolumeClaimStatus) {
     status.allocated_resources.remove(STORAGE);
     status.allocated_resource_statuses.remove(STORAGE);
     clear_condition(status, RESIZING);
     clear_condition(status, FILE_SYSTEM_PENDING);
-    clear_condition(status, RESIZE_ERROR);
 }
 
 fn intend(claim: &PersistentVolumeClaim, bytes: i64, now: Timestamp) -> PersistentVolumeClaim {
