@@ -156,7 +156,10 @@ impl Shared {
             }
             let live = self.read(document.kind, &document.namespace, &document.name).await?;
             let judged = match &live {
-                Some(live) => document.over(&live.object),
+                Some(live) => match document.over(&live.object) {
+                    Ok(new) => self.admit(&live.object, &new).await.map(|()| new),
+                    refused => refused,
+                },
                 None => document.fresh(),
             };
             match judged {

@@ -16,6 +16,9 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened")]
     pub etcd: EtcdArgs,
+    /// The volume manager: asked how full volumes are.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7443", env = "BERTH_VOLUMES")]
+    pub volumes: String,
     /// Domain that the names of Services and pods end with.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -30,6 +33,8 @@ pub struct Config {
 /// What the service needs to know beside its store.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Address of the volume manager.
+    pub volumes: String,
     /// Domain that the names of Services and pods end with.
     pub cluster_domain: String,
     /// Network that the nodes' pod networks are cut from.
@@ -42,6 +47,7 @@ impl Config {
     /// What the flags say.
     pub fn settings(&self) -> Settings {
         Settings {
+            volumes: self.volumes.clone(),
             cluster_domain: self.cluster_domain.clone(),
             pod_cidr: self.pod_cidr,
             node_lease: Duration::from_secs(self.node_lease_seconds),

@@ -18,6 +18,7 @@ use crate::{
     caches::Stored,
     error::{Error, Result, Violation, called, parse_kind},
     object::{FOREGROUND, ORPHAN, may_go, meta_mut, now},
+    volumes::owned_by_users,
     write::DEFAULT_NAMESPACE,
 };
 
@@ -103,6 +104,7 @@ impl Shared {
                 read => read?,
             };
             let old = old.ok_or_else(|| Error::not_found(kind, namespace, &request.name))?;
+            owned_by_users(kind)?;
             self.check(&old, &request)?;
             let new = marked(&old, &request, now())?;
             let gone = may_go(&new);

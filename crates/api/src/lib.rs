@@ -27,6 +27,7 @@ mod service;
 mod streams;
 mod undo;
 mod view;
+mod volumes;
 mod watch;
 mod why;
 mod window;

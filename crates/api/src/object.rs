@@ -15,6 +15,9 @@ pub const ORPHAN: &str = "orphan";
 /// The finalizer that keeps a claim while a pod uses it.
 pub const CLAIM_IN_USE: &str = "kubernetes.io/pvc-protection";
 
+/// The finalizer that keeps a volume while a claim is bound to it. The volume manager removes it.
+pub const VOLUME_IN_USE: &str = "kubernetes.io/pv-protection";
+
 /// Now, to the second: the form in which objects carry times.
 pub fn now() -> Time {
     Time { seconds: Timestamp::now().as_second(), nanos: 0 }
@@ -102,8 +105,13 @@ pub fn born(object: &mut AnyObject) -> crate::error::Result<()> {
     meta.resource_version.clear();
     meta.deletion_timestamp = None;
     meta.deletion_grace_period_seconds = None;
-    if kind == Some(Kind::PersistentVolumeClaim) && !meta.finalizers.iter().any(|f| f == CLAIM_IN_USE) {
-        meta.finalizers.push(CLAIM_IN_USE.to_owned());
+    let protection = match kind {
+        Some(Kind::PersistentVolumeClaim) => Some(CLAIM_IN_USE),
+        Some(Kind::PersistentVolume) => Some(VOLUME_IN_USE),
+        _ => None,
+    };
+    if let Some(protection) = protection.filter(|wanted| !meta.finalizers.iter().any(|has| has == wanted)) {
+        meta.finalizers.push(protection.to_owned());
     }
     own_trace(kind, meta, trace::current());
     Ok(())

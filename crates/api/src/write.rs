@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result, called},
     object::{born, changed, copy_status, may_go, meta_mut},
     view,
+    volumes::owned_by_users,
 };
 
 /// How often a write is decided again when others change the object at the same time.
@@ -52,6 +53,7 @@ pub enum Part {
 /// Fills in the namespace that an object of a namespaced kind is in, and its type.
 pub fn place(object: &mut AnyObject, namespace: &str) -> Result<Kind> {
     let kind = object.kind().ok_or_else(|| Error::field("object", "Required value"))?;
+    owned_by_users(kind)?;
     view::declare(object);
     let meta = meta_mut(object)?;
     if kind.namespaced() && meta.namespace.is_empty() {
@@ -207,6 +209,7 @@ impl Shared {
             if new == old.object {
                 return Ok((old.object, Outcome::Unchanged(new)));
             }
+            self.admit(&old.object, &new).await?;
             if dry_run {
                 return Ok((old.object, Outcome::Written(new)));
             }

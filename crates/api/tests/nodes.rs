@@ -19,7 +19,9 @@ over_both_stores!(
     a_node_hears_of_its_pods_alone,
     reports_are_written_once_and_believed_only_from_the_node,
     a_stopped_pod_goes,
+    a_node_that_registers_again_says_what_its_drivers_are_now,
     a_bundle_grows_with_what_the_pod_needs,
+    a_bundle_says_whether_its_volumes_are_attached,
     endpoints_follow_pods,
     many_nodes_share_a_connection,
 );
@@ -184,6 +186,107 @@ async fn a_bundle_grows_with_what_the_pod_needs(h: &Harness) {
     let Some(Change::Upsert(bundle)) = next(&mut pods).await.change else { panic!() };
     assert_eq!(bundle.volumes[0].claim_name, claim_name);
     assert_eq!(bundle.volumes[0].volume.as_ref().unwrap().name(), "pv-1");
+}
+
+async fn a_bundle_says_whether_its_volumes_are_attached(h: &Harness) {
+    let mut web = pod("web-0", "n1");
+    let source = PersistentVolumeClaimVolumeSource { claim_name: "www-web-0".into(), ..Default::default() };
+    let volume = Volume { name: "www".into(), persistent_volume_claim: Some(source), ..Default::default() };
+    web.spec.as_mut().unwrap().volumes = vec![volume];
+    h.create(web).await.unwrap();
+    let meta = |name: &str, uid: &str| Some(ObjectMeta { name: name.into(), uid: uid.into(), ..Default::default() });
+    let claim = PersistentVolumeClaim {
+        metadata: Some(ObjectMeta { namespace: "default".into(), ..meta("www-web-0", "claim-uid").unwrap() }),
+        spec: Some(PersistentVolumeClaimSpec { volume_name: "pv-1".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let reference = ObjectReference {
+        namespace: "default".into(),
+        name: "www-web-0".into(),
+        uid: "claim-uid".into(),
+        ..Default::default()
+    };
+    let volume = PersistentVolume {
+        metadata: meta("pv-1", "pv-uid"),
+        spec: Some(PersistentVolumeSpec {
+            csi: Some(CsiPersistentVolumeSource { driver: "shared".into(), ..Default::default() }),
+            claim_ref: Some(reference),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let attachment = |node: &str| VolumeAttachment {
+        metadata: meta(&format!("csi-{node}"), &format!("uid-{node}")),
+        spec: Some(VolumeAttachmentSpec {
+            attacher: "shared".into(),
+            node_name: node.into(),
+            source: Some(VolumeAttachmentSource { persistent_volume_name: "pv-1".into() }),
+        }),
+        ..Default::default()
+    };
+    let put = async |ops: Vec<store::Op>| {
+        h.store.txn(store::Txn { ops, ..Default::default() }).await.unwrap();
+    };
+    put(vec![objects::put(&claim), objects::put(&volume), objects::put(&attachment("n2"))]).await;
+    let mut pods = watch_pods(h, "n1").await;
+    // What has not arrived at the service yet is told when it does.
+    let told = async |pods: &mut tonic::Streaming<WatchPodsResponse>, wanted: &dyn Fn(&ClaimVolume) -> bool| loop {
+        if let Some(Change::Upsert(bundle)) = next(pods).await.change
+            && wanted(&bundle.volumes[0])
+        {
+            return bundle.volumes[0].clone();
+        }
+    };
+    let first = told(&mut pods, &|claim| claim.volume.is_some()).await;
+    assert!(first.attach_required, "so unless its driver says otherwise");
+    assert_eq!(first.attachment, None, "it is attached elsewhere");
+    put(vec![objects::put(&attachment("n1"))]).await;
+    let here = told(&mut pods, &|claim| claim.attachment.is_some()).await;
+    assert_eq!(here.attachment.unwrap().name(), "csi-n1");
+    let mut attached = attachment("n1");
+    attached.status.get_or_insert_default().attached = true;
+    put(vec![objects::put(&attached)]).await;
+    told(&mut pods, &|claim| claim.attachment.iter().any(|one| one.status.as_ref().is_some_and(|s| s.attached))).await;
+    attached.meta_mut().deletion_timestamp = Some(Time::default());
+    put(vec![objects::put(&attached)]).await;
+    told(&mut pods, &|claim| claim.attachment.is_none()).await;
+    let spec = Some(CsiDriverSpec { attach_required: Some(false), ..Default::default() });
+    put(vec![objects::put(&CsiDriver { metadata: meta("shared", "driver-uid"), spec, ..Default::default() })]).await;
+    told(&mut pods, &|claim| !claim.attach_required).await;
+}
+
+async fn a_node_that_registers_again_says_what_its_drivers_are_now(h: &Harness) {
+    let with = |drivers: &[(&str, i64)], zone: &str| {
+        let mut node = node("n1");
+        node.meta_mut().labels.insert("topology.example.com/zone".into(), zone.into());
+        let status = node.status.as_mut().unwrap();
+        for (name, most) in drivers {
+            let driver = NodeCsiDriver { name: (*name).into(), max_volumes: *most, ..Default::default() };
+            status.csi_drivers.push(driver);
+            let amount = Quantity { value: most.to_string() };
+            status.allocatable.insert(format!("attachable-volumes-csi-{name}"), amount);
+        }
+        node
+    };
+    register(h, with(&[("local", 0), ("foreign", 8)], "a")).await;
+    let labels = br#"{"metadata": {"labels": {"disk": "ssd"}}, "spec": {"unschedulable": true}}"#;
+    let request = pb::api::v1::PatchRequest {
+        kind: "node".into(),
+        name: "n1".into(),
+        patch: labels.to_vec(),
+        ..Default::default()
+    };
+    h.api().patch(request).await.unwrap();
+    register(h, with(&[("foreign", 4)], "b")).await;
+    let known = h.get::<Node>("n1").await.unwrap();
+    let status = known.status.as_ref().unwrap();
+    let drivers: Vec<_> = status.csi_drivers.iter().map(|d| (d.name.as_str(), d.max_volumes)).collect();
+    assert_eq!(drivers, [("foreign", 4)]);
+    let allocatable: Vec<_> = status.allocatable.iter().map(|(name, n)| (name.as_str(), n.value.as_str())).collect();
+    assert_eq!(allocatable, [("attachable-volumes-csi-foreign", "4")]);
+    let labels = &known.meta().labels;
+    assert_eq!((labels["topology.example.com/zone"].as_str(), labels["disk"].as_str()), ("b", "ssd"));
+    assert!(known.spec.as_ref().unwrap().unschedulable);
 }
 
 async fn endpoints_follow_pods(h: &Harness) {

@@ -1,5 +1,5 @@
-//! What each node shall run, kept by node: one change of a pod, a claim, a volume or a configuration wakes the nodes that
-//! it is about and nobody else.
+//! What each node shall run, kept by node: one change of a pod, a claim, a volume, its attachment or a configuration wakes
+//! the nodes that it is about and nobody else.
 //!
 //! The index says *that* something about a pod changed; what its node is told is read from the caches when it is told.
 //! So a node that is slow is told less often, never wrongly, and what waits for it is bounded by the number of its pods.
@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use pb::{
     Kind, ObjectExt,
     agent::v1::{ClaimVolume, PodBundle},
-    objects::{ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret},
+    objects::{
+        ConfigMap, Container, CsiDriver, PersistentVolume, PersistentVolumeClaim, Pod, Secret, VolumeAttachment,
+    },
 };
 use store::Key;
 use tokio::sync::Notify;
@@ -37,7 +39,30 @@ pub struct Index {
 struct Inner {
     pods: BTreeMap<Key, Needs>,
     by_need: BTreeMap<Key, BTreeSet<Key>>,
+    /// Attachments, by the volume and the node that they are about.
+    attachments: BTreeMap<Place, BTreeSet<Key>>,
     listeners: BTreeMap<String, Vec<Arc<Listener>>>,
+}
+
+/// A volume on a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    volume: String,
+    node: String,
+}
+
+impl Place {
+    /// What an attachment is about.
+    pub fn of(attachment: &VolumeAttachment) -> Option<Self> {
+        let spec = attachment.spec.as_ref()?;
+        let volume = spec.source.as_ref()?.persistent_volume_name.clone();
+        Some(Self { volume, node: spec.node_name.clone() })
+    }
+
+    /// Name of the volume.
+    pub fn volume(&self) -> &str {
+        &self.volume
+    }
 }
 
 /// What one stream of a node still has to look at.
@@ -88,6 +113,26 @@ impl Index {
         }
     }
 
+    /// Notes where an attachment was and is now.
+    pub fn attachment(&self, key: &Key, before: Option<Place>, now: Option<Place>) {
+        let mut inner = self.inner.lock();
+        if let Some(before) = before {
+            remove(&mut inner.attachments, &before, key);
+        }
+        if let Some(now) = now {
+            inner.attachments.entry(now).or_default().insert(key.clone());
+        }
+    }
+
+    /// Forgets all attachments: they are told anew.
+    pub fn forget_attachments(&self) {
+        self.inner.lock().attachments.clear();
+    }
+
+    fn attachments_at(&self, place: &Place) -> Vec<Key> {
+        self.inner.lock().attachments.get(place).into_iter().flatten().cloned().collect()
+    }
+
     /// All bound pods.
     pub fn pods(&self) -> Vec<Key> {
         self.inner.lock().pods.keys().cloned().collect()
@@ -127,7 +172,7 @@ impl Inner {
     }
 }
 
-fn remove(sets: &mut BTreeMap<Key, BTreeSet<Key>>, at: &Key, key: &Key) {
+fn remove<K: Ord>(sets: &mut BTreeMap<K, BTreeSet<Key>>, at: &K, key: &Key) {
     if let Some(set) = sets.get_mut(at) {
         set.remove(key);
         if set.is_empty() {
@@ -161,8 +206,8 @@ impl Drop for Ear {
     }
 }
 
-/// What a pod names: claims, ConfigMaps, Secrets. The volumes behind claims are not named here: a claim changes when it
-/// is bound, and a bound volume does not change.
+/// What a pod names: claims, ConfigMaps, Secrets. The volumes behind claims and their attachments are not named here: who
+/// sees one change wakes whoever needs its claim.
 fn needs_of(pod: &Pod) -> Needs {
     let named = names(pod);
     let key = |kind, name: &String| Key::object(kind, pod.namespace(), name);
@@ -206,25 +251,10 @@ fn names_in_env(container: &Container, named: &mut Named) {
 
 /// A pod with all that its node needs to run it, as the caches show it. What is not there is left out: the node waits
 /// for it and is told when it comes.
-pub fn bundle(caches: &Caches, pod: &Pod) -> PodBundle {
+pub fn bundle(caches: &Caches, index: &Index, pod: &Pod) -> PodBundle {
     let named = names(pod);
     let find = |kind, name: &str| caches.of(kind).last_known(&Key::object(kind, pod.namespace(), name));
-    let typed_volume = |claim: Option<Arc<Stored>>| {
-        let claim = claim?;
-        let claim = claim.typed::<PersistentVolumeClaim>()?;
-        let bound_to = claim.spec.as_ref().map(|spec| spec.volume_name.as_str()).filter(|name| !name.is_empty())?;
-        let volume = find(Kind::PersistentVolume, bound_to)?;
-        let volume = volume.typed::<PersistentVolume>()?;
-        // Bound means bound from both sides: a volume that was given to another claim is not this one's.
-        let claimed_by = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref())?;
-        (claimed_by.uid == claim.uid()).then(|| volume.clone())
-    };
-    let volumes = named.claims.iter().map(|name| ClaimVolume {
-        claim_name: name.clone(),
-        volume: typed_volume(find(Kind::PersistentVolumeClaim, name)),
-        attach_required: false,
-        attachment: None,
-    });
+    let volumes = named.claims.iter().map(|name| claim_volume(caches, index, pod, name));
     let config_maps = named.config_maps.iter().filter_map(|name| find(Kind::ConfigMap, name));
     let secrets = named.secrets.iter().filter_map(|name| find(Kind::Secret, name));
     PodBundle {
@@ -233,6 +263,43 @@ pub fn bundle(caches: &Caches, pod: &Pod) -> PodBundle {
         config_maps: config_maps.filter_map(|stored| stored.typed::<ConfigMap>().cloned()).collect(),
         secrets: secrets.filter_map(|stored| stored.typed::<Secret>().cloned()).collect(),
     }
+}
+
+/// A claim of a pod with its volume, and whether and how that is attached to the pod's node.
+fn claim_volume(caches: &Caches, index: &Index, pod: &Pod, claim: &str) -> ClaimVolume {
+    let volume = bound_volume(caches, pod.namespace(), claim);
+    let Some(named) = volume.as_ref() else {
+        return ClaimVolume { claim_name: claim.to_owned(), ..ClaimVolume::default() };
+    };
+    let driver = named.spec.as_ref().and_then(|spec| spec.csi.as_ref()).map_or("", |csi| &csi.driver);
+    let node = pod.spec.as_ref().map(|spec| spec.node_name.clone()).unwrap_or_default();
+    let place = Place { volume: named.name().to_owned(), node };
+    let attachment = index.attachments_at(&place).iter().find_map(|key| {
+        let stored = caches.of(Kind::VolumeAttachment).last_known(key)?;
+        // One that is on its way to end does not hold any more.
+        stored.typed::<VolumeAttachment>().filter(|attachment| !attachment.is_terminating()).cloned()
+    });
+    ClaimVolume { claim_name: claim.to_owned(), attach_required: attach_required(caches, driver), attachment, volume }
+}
+
+fn bound_volume(caches: &Caches, namespace: &str, claim: &str) -> Option<PersistentVolume> {
+    let find = |kind, namespace: &str, name: &str| caches.of(kind).last_known(&Key::object(kind, namespace, name));
+    let claim = find(Kind::PersistentVolumeClaim, namespace, claim)?;
+    let claim = claim.typed::<PersistentVolumeClaim>()?;
+    let bound_to = claim.spec.as_ref().map(|spec| spec.volume_name.as_str()).filter(|name| !name.is_empty())?;
+    let volume = find(Kind::PersistentVolume, "", bound_to)?;
+    let volume = volume.typed::<PersistentVolume>()?;
+    // Bound means bound from both sides: a volume that was given to another claim is not this one's.
+    let claimed_by = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref())?;
+    (claimed_by.uid == claim.uid()).then(|| volume.clone())
+}
+
+/// Whether volumes of a driver are attached before they are staged: so unless the driver says otherwise. One that is not
+/// known may need it.
+fn attach_required(caches: &Caches, driver: &str) -> bool {
+    let known = caches.of(Kind::CsiDriver).last_known(&Key::object(Kind::CsiDriver, "", driver));
+    let spec = known.as_deref().and_then(Stored::typed::<CsiDriver>).and_then(|driver| driver.spec.as_ref());
+    spec.and_then(|spec| spec.attach_required).unwrap_or(true)
 }
 
 #[cfg(test)]

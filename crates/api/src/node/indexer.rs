@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use pb::{Kind, objects::PersistentVolume, objects::Pod};
+use pb::{
+    Kind,
+    objects::{PersistentVolume, Pod, VolumeAttachment},
+};
 use store::Key;
 
-use super::bundles::Index;
+use super::bundles::{Index, Place};
 use crate::{
     Shared,
     caches::{KindWindow, Stored},
@@ -19,6 +22,8 @@ pub async fn index(shared: Arc<Shared>) {
         follow(Kind::Pod),
         follow(Kind::PersistentVolumeClaim),
         follow(Kind::PersistentVolume),
+        follow(Kind::VolumeAttachment),
+        follow(Kind::CsiDriver),
         follow(Kind::ConfigMap),
         follow(Kind::Secret),
     );
@@ -29,16 +34,16 @@ async fn follow(shared: Arc<Shared>, kind: Kind) {
     loop {
         window.synced().await;
         let (known, revision) = window.known();
-        if kind == Kind::Pod {
-            all_pods(&shared.index, &known);
-        } else {
-            shared.index.everything_needed();
+        match kind {
+            Kind::Pod => all_pods(&shared.index, &known),
+            Kind::VolumeAttachment => all_attachments(&shared.index, &known),
+            _ => shared.index.everything_needed(),
         }
         let mut follower = Follower::new(window.clone(), revision);
         // Ends when the window was filled anew: then so is the index.
         while let Ok(changes) = follower.next().await {
             for change in changes {
-                note(&shared.index, kind, &change);
+                note(&shared, kind, &change);
             }
         }
     }
@@ -54,7 +59,16 @@ fn all_pods(index: &Index, known: &[(Key, Arc<Stored>)]) {
     }
 }
 
-fn note(index: &Index, kind: Kind, change: &Change<Key, Stored>) {
+fn all_attachments(index: &Index, known: &[(Key, Arc<Stored>)]) {
+    index.forget_attachments();
+    for (key, stored) in known {
+        index.attachment(key, None, place_of(stored));
+    }
+    index.everything_needed();
+}
+
+fn note(shared: &Shared, kind: Kind, change: &Change<Key, Stored>) {
+    let index = &shared.index;
     let now = match &change.new {
         New::Is(stored) => Some(stored),
         New::Gone => None,
@@ -69,6 +83,20 @@ fn note(index: &Index, kind: Kind, change: &Change<Key, Stored>) {
                 index.needed(&claim);
             }
         }
+        Kind::VolumeAttachment => {
+            let (before, now) = (change.old.as_deref().and_then(place_of), now.and_then(|stored| place_of(stored)));
+            index.attachment(&change.key, before.clone(), now.clone());
+            for place in [now, before].into_iter().flatten() {
+                // A volume that is not known yet wakes its claim's nodes itself when it comes.
+                let volume = Key::object(Kind::PersistentVolume, "", place.volume());
+                let volume = shared.caches.of(Kind::PersistentVolume).last_known(&volume);
+                if let Some(claim) = volume.as_deref().and_then(claim_of) {
+                    index.needed(&claim);
+                }
+            }
+        }
+        // There are few drivers, and they change hardly ever.
+        Kind::CsiDriver => index.everything_needed(),
         _ => index.needed(&change.key),
     }
 }
@@ -77,4 +105,8 @@ fn claim_of(stored: &Stored) -> Option<Key> {
     let volume = stored.typed::<PersistentVolume>()?;
     let claim = volume.spec.as_ref()?.claim_ref.as_ref()?;
     Some(Key::object(Kind::PersistentVolumeClaim, &claim.namespace, &claim.name))
+}
+
+fn place_of(stored: &Stored) -> Option<Place> {
+    Place::of(stored.typed::<VolumeAttachment>()?)
 }

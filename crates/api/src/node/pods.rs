@@ -22,7 +22,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What of a bundle was told: uid of the pod, and the revision of everything in it.
+/// What of a bundle was told: uid of the pod, and the revision of everything in it. What the bundle says without a revision
+/// stands between them as a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Told {
     uid: String,
@@ -31,7 +32,11 @@ struct Told {
 
 impl Told {
     fn of(pod: &Pod, bundle: &PodBundle) -> Self {
-        let volumes = bundle.volumes.iter().map(|claim| claim.volume.as_ref().map_or(0, ObjectExt::mod_revision));
+        let volumes = bundle.volumes.iter().flat_map(|claim| {
+            let volume = claim.volume.as_ref().map_or(0, ObjectExt::mod_revision);
+            let attachment = claim.attachment.as_ref().map_or(0, ObjectExt::mod_revision);
+            [volume, i64::from(claim.attach_required), attachment]
+        });
         let maps = bundle.config_maps.iter().map(ObjectExt::mod_revision);
         let secrets = bundle.secrets.iter().map(ObjectExt::mod_revision);
         let revisions = [pod.mod_revision()].into_iter().chain(volumes).chain(maps).chain(secrets);
@@ -83,7 +88,7 @@ impl Teller {
             self.told.remove(key);
         }
         let Some(pod) = pod else { return };
-        let bundle = bundle(&self.shared.caches, pod);
+        let bundle = bundle(&self.shared.caches, &self.shared.index, pod);
         let now = Told::of(pod, &bundle);
         if self.told.get(key) != Some(&now) {
             self.told.insert(key.clone(), now);

@@ -49,6 +49,7 @@ impl Harness {
         let stop = CancellationToken::new();
         let tasks = Tasks::new(&stop);
         let settings = Settings {
+            volumes: "http://127.0.0.1:1".into(),
             cluster_domain: "cluster.local".into(),
             pod_cidr: "10.77.0.0/16".parse().unwrap(),
             node_lease: Duration::from_secs(10),
