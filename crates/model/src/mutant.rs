@@ -97,6 +97,20 @@ mutants! {
     /// A claim that is being deleted goes although a pod uses it.
     ReleaseClaimInUse,
 
+    // Volumes.
+    /// A pod is created with a claim whose data is being moved or restored.
+    UseHeldClaim,
+    /// All claims of a template grow at once.
+    GrowAllAtOnce,
+    /// Of an ordinal whose volumes are lost, one claim is made anew and the others stay.
+    GiveUpOneClaim,
+    /// Lost volumes are given up at once, whatever recreateAfterSeconds says.
+    GiveUpAtOnce,
+    /// A pod is replaced before its claims have grown.
+    UpdateBeforeGrowth,
+    /// A pod of another revision gets a claim before its data is in a snapshot.
+    UpdateWithoutSnapshot,
+
     // Owners.
     /// An owner is known by its name alone, whatever its uid.
     IgnoreOwnerUid,

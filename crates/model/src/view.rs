@@ -21,7 +21,7 @@ pub const BERTH: &str = "berth/v1";
 pub const ADVICE: &str = "Berth has this field and apps/v1 does not: write apiVersion: berth/v1";
 
 /// Berth's own fields of a spec, by their names in JSON.
-pub(crate) const OF_THE_SPEC: [&str; 7] = [
+pub(crate) const OF_THE_SPEC: [&str; 8] = [
     "deletionOrder",
     "progressDeadlineSeconds",
     "autoRevert",
@@ -29,6 +29,7 @@ pub(crate) const OF_THE_SPEC: [&str; 7] = [
     "paused",
     "overrides",
     "budgetPolicy",
+    "volumePolicy",
 ];
 /// Berth's own field of a spec's ordinals.
 const RESERVED: &str = "reserved";
@@ -177,6 +178,7 @@ fn write_own_spec(from: StatefulSetSpec, into: &mut StatefulSetSpec) {
     into.paused = from.paused;
     into.overrides = from.overrides;
     into.budget_policy = from.budget_policy;
+    into.volume_policy = from.volume_policy;
 }
 
 fn own_status(status: &StatefulSetStatus) -> StatefulSetStatus {
@@ -190,11 +192,12 @@ fn write_own_status(from: StatefulSetStatus, into: &mut StatefulSetStatus) {
     into.complete_revision = from.complete_revision;
     into.last_progress_time = from.last_progress_time;
     into.failed_revision = from.failed_revision;
+    into.volume_claims = from.volume_claims;
 }
 
 #[cfg(test)]
 mod tests {
-    use pb::objects::{IntOrString, StatefulSetBlockedOn, StatefulSetOverride};
+    use pb::objects::{IntOrString, StatefulSetBlockedOn, StatefulSetOverride, StatefulSetVolumePolicy};
     use proptest::{option, prelude::*, sample::select};
     use prost::Message;
     use serde_json::json;
@@ -224,6 +227,11 @@ mod tests {
             max_concurrent_start: ours.3,
             paused: ours.4,
             overrides: vec![override_(); ours.5],
+            volume_policy: ours.1.map(|seconds| StatefulSetVolumePolicy {
+                on_node_lost: "Recreate".to_owned(),
+                recreate_after_seconds: Some(seconds),
+                ..StatefulSetVolumePolicy::default()
+            }),
             budget_policy: ours.6,
             ..StatefulSetSpec::default()
         })
@@ -294,7 +302,7 @@ mod tests {
         known.sort_unstable();
         assert_eq!(spec, known);
         assert_eq!(added("StatefulSetOrdinals"), [RESERVED]);
-        let status = ["blockedOn", "completeRevision", "lastProgressTime", "failedRevision"];
+        let status = ["blockedOn", "completeRevision", "lastProgressTime", "failedRevision", "volumeClaims"];
         assert_eq!(added("StatefulSetStatus"), status, "write_own_status knows these");
     }
 

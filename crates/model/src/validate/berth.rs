@@ -40,6 +40,32 @@ pub(super) fn check(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Error
     progress(spec, &path.child("progressDeadlineSeconds"), errors);
     reserved(spec, &path.child("ordinals").child("reserved"), errors);
     all_overrides(spec, &path.child("overrides"), errors);
+    volume_policy(spec, &path.child("volumePolicy"), errors);
+}
+
+/// Every field says what happens and when; one that could never act is a mistake.
+fn volume_policy(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
+    let Some(policy) = &spec.volume_policy else { return };
+    let supported = ["Wait", "Recreate"];
+    if !policy.on_node_lost.is_empty() && !supported.contains(&policy.on_node_lost.as_str()) {
+        errors.not_supported(&path.child("onNodeLost"), &policy.on_node_lost, &supported);
+    }
+    if let Some(after) = policy.recreate_after_seconds {
+        let at = path.child("recreateAfterSeconds");
+        if after < 0 {
+            errors.invalid(&at, after, "must be greater than or equal to 0");
+        } else if policy.on_node_lost != "Recreate" {
+            errors.forbidden(&at, "only with onNodeLost Recreate: nothing is made anew otherwise; leave it out");
+        }
+    }
+    if policy.restore_on_revert && !policy.snapshot_before_update {
+        let why = "restoreOnRevert takes the data back to the snapshot from before the update: set it to true";
+        errors.required(&path.child("snapshotBeforeUpdate"), why);
+    }
+    if policy.restore_on_revert && !spec.auto_revert {
+        let why = "restoreOnRevert acts when a rollout is reverted: set autoRevert to true";
+        errors.required(&FieldPath::of("spec").child("autoRevert"), why);
+    }
 }
 
 fn max_concurrent_start(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
@@ -288,6 +314,8 @@ mod tests {
             "maxConcurrentStart": 2,
             "paused": true,
             "budgetPolicy": "Ignore",
+            "volumePolicy": {"onNodeLost": "Recreate", "recreateAfterSeconds": 60, "snapshotBeforeUpdate": true,
+                "restoreOnRevert": true},
             "updateStrategy": {"type": "Recreate"},
             "overrides": [
                 {"ordinals": ["1-2", 4], "nodeSelector": {"disk": "ssd"}},

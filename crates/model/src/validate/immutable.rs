@@ -78,6 +78,11 @@ impl Rules {
                     "spec.paused",
                     "spec.overrides",
                     "spec.budgetPolicy",
+                    "spec.volumePolicy",
+                    // Only up: `grow`.
+                    "spec.volumeClaimTemplates[].spec.resources.requests[storage]",
+                    "spec.volumeClaimTemplates[].metadata.labels",
+                    "spec.volumeClaimTemplates[].metadata.annotations",
                 ],
                 "field is immutable; to change it, delete the set with --cascade=orphan and create it again: pods and claims stay",
             ),

@@ -7,6 +7,7 @@
 mod berth;
 mod budget;
 mod container;
+mod grow;
 mod immutable;
 mod meta;
 mod pod;
@@ -47,6 +48,9 @@ pub fn update(old: &AnyObject, new: &AnyObject) -> Vec<FieldError> {
     meta::update(old.meta(), new.meta(), &mut errors);
     content(new, Occasion::Update, &mut errors);
     immutable::check(old, new, &mut errors);
+    if let (Some(Variant::StatefulSet(old)), Some(Variant::StatefulSet(new))) = (&old.object, &new.object) {
+        grow::templates(old, new, &mut errors);
+    }
     if let (Some(Variant::PersistentVolumeClaim(old)), Some(Variant::PersistentVolumeClaim(new))) =
         (&old.object, &new.object)
     {

@@ -192,15 +192,12 @@ fn what_berth_cannot_do_yet_is_refused() {
 #[test]
 fn an_immutable_field_is_named() {
     let new = with(web(), "/spec/serviceName", json!("other"));
-    let new = with(new, "/spec/volumeClaimTemplates/0/spec/resources/requests/storage", json!("2Gi"));
+    let new = with(new, "/spec/volumeClaimTemplates/0/spec/accessModes", json!(["ReadWriteOncePod"]));
     let new = with(new, "/spec/replicas", json!(5));
     let texts = updated(&web(), &new);
     assert_eq!(texts.len(), 2, "{texts:?}");
     assert!(texts[0].starts_with("spec.serviceName: Forbidden: field is immutable"), "{texts:?}");
-    assert!(
-        texts[1].starts_with("spec.volumeClaimTemplates[0].spec.resources.requests[storage]: Forbidden"),
-        "{texts:?}"
-    );
+    assert!(texts[1].starts_with("spec.volumeClaimTemplates[0].spec.accessModes[0]: Forbidden"), "{texts:?}");
     let same = with(web(), "/spec/volumeClaimTemplates/0/spec/resources/requests/storage", json!("1024Mi"));
     assert!(updated(&web(), &same).is_empty(), "the same amount in another spelling");
 }
