@@ -1,6 +1,7 @@
 //! Which node a pod goes to.
 //!
-//! Filters first (ready, neither cordoned nor tainted, labels, room, reachability of the pod's volumes), then a rank: fewest pods of
+//! Filters first (ready, neither cordoned nor tainted, labels, room, reachability of the pod's volumes, claims that
+//! others use, how many volumes a node can have), then a rank: fewest pods of
 //! the same set, then the largest share left free, then fewest pods, then the name. There is no chance in it: the same
 //! snapshot gives the same node.
 //!
@@ -8,11 +9,12 @@
 //! kept up to date change by change, so that one question costs as many steps as there are nodes, however many pods run.
 //!
 //! Must never: put more on a node than it has (I19), counting promises; put a pod where one of its volumes cannot be
-//! reached (I5). Must never be guessed: a quantity that cannot be read counts as more than any node has.
+//! reached (I5); give a claim that one pod or node may have to two. Must never be guessed: a quantity that cannot be read counts as more than any node has.
 
 mod amounts;
 mod ledger;
 mod selector;
+mod volumes;
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt};
 
@@ -24,6 +26,7 @@ use pb::{
 pub use amounts::Amounts;
 pub use ledger::{Ledger, Placed, RESERVATION_TTL};
 pub use selector::{NODE_TOPOLOGY_KEY, matches};
+pub use volumes::{ClaimName, Claims, LIMIT_PREFIX, claims_of};
 
 /// A pod among all pods that there ever are at one time: its namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,12 +72,16 @@ pub struct Request {
     pub node_selector: BTreeMap<String, String>,
     /// From where its volumes can be reached. All must match.
     pub reachable: Vec<NodeSelector>,
+    /// The claims that it uses.
+    pub claims: Claims,
 }
 
 impl Request {
-    /// What this pod asks for.
+    /// What this pod asks for. The drivers of its volumes are not known yet.
     pub fn of(pod: &Pod, reachable: Vec<NodeSelector>) -> Self {
+        let claims = claims_of(pod).into_iter().map(|claim| (claim, None)).collect();
         Self {
+            claims,
             name: PodName::of(pod),
             uid: pod.uid().to_owned(),
             amounts: Amounts::of_pod(pod),
@@ -82,6 +89,17 @@ impl Request {
             node_selector: pod.spec.as_ref().map(|spec| spec.node_selector.clone()).unwrap_or_default(),
             reachable,
         }
+    }
+
+    /// The same with the drivers of its volumes, in the order of [`claims_of`]; empty where that is not known. Drivers
+    /// of another number than the pod has claims say nothing.
+    #[must_use]
+    pub fn with_drivers(mut self, pod: &Pod, drivers: &[String]) -> Self {
+        let claims = claims_of(pod);
+        if claims.len() == drivers.len() {
+            self.claims = claims.into_iter().zip(drivers.iter().map(|d| (!d.is_empty()).then(|| d.clone()))).collect();
+        }
+        self
     }
 }
 
@@ -98,6 +116,8 @@ pub struct NodeFacts {
     pub unschedulable: bool,
     /// What pods may use of it.
     pub allocatable: Amounts,
+    /// How many volumes of a CSI driver it can have, by the driver's name; no bound for one that is not there.
+    pub volume_limits: BTreeMap<String, usize>,
     /// The store's revision of the node object that says so.
     pub revision: i64,
 }
@@ -113,8 +133,19 @@ impl NodeFacts {
             tainted: node.spec.iter().flat_map(|spec| &spec.taints).any(keeps_away),
             unschedulable: node.is_terminating() || node.spec.as_ref().is_some_and(|spec| spec.unschedulable),
             allocatable: status.map(|s| Amounts::of_node(&s.allocatable)).unwrap_or_default(),
+            volume_limits: volumes::limits_of(node),
             revision: node.mod_revision(),
         }
+    }
+}
+
+impl NodeFacts {
+    /// Whether both say the same of a node, at whatever revision.
+    fn same_but_revision(&self, other: &Self) -> bool {
+        let flags = |of: &Self| (of.ready, of.tainted, of.unschedulable);
+        flags(self) == flags(other)
+            && (&self.labels, &self.allocatable, &self.volume_limits)
+                == (&other.labels, &other.allocatable, &other.volume_limits)
     }
 }
 
@@ -160,6 +191,17 @@ pub enum Reason {
     TooManyPods,
     /// A volume of the pod cannot be reached from it.
     Volume,
+    /// It has as many volumes of a driver as it can.
+    TooManyVolumes,
+    /// A claim that one pod, or the pods of one node, may have at a time is in use.
+    ClaimInUse {
+        /// The claim.
+        claim: String,
+        /// Who has it.
+        pod: String,
+        /// Its node, if pods there could use the claim too.
+        elsewhere: Option<String>,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -172,6 +214,13 @@ impl fmt::Display for Reason {
             Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
             Self::TooManyPods => f.write_str("Too many pods"),
             Self::Volume => f.write_str("node(s) had volume node affinity conflict"),
+            Self::TooManyVolumes => f.write_str("node(s) exceed max volume count"),
+            Self::ClaimInUse { claim, pod, elsewhere: None } => {
+                write!(f, "node(s) cannot have claim {claim} while pod {pod} uses it (ReadWriteOncePod)")
+            }
+            Self::ClaimInUse { claim, pod, elsewhere: Some(node) } => {
+                write!(f, "node(s) cannot have claim {claim} while pod {pod} uses it on {node} (ReadWriteOnce)")
+            }
         }
     }
 }

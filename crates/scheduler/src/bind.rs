@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use pb::{
     Kind, Object, ObjectExt,
     meta::v1::Guard as PbGuard,
-    objects::{Condition, Node, NodeSelector, PersistentVolumeClaim, Pod},
+    objects::{Condition, Node, NodeSelector, PersistentVolume, PersistentVolumeClaim, Pod},
     volumes::v1::{PrepareRequest, ProvisionRequest, prepared_claim::State as ClaimState},
 };
-use plan::schedule::{PodName, RESERVATION_TTL, Request};
+use plan::schedule::{PodName, RESERVATION_TTL, Request, claims_of};
 use runtime::{Leadership, backoff::Backoff};
 use store::{
     Guard, Key, Op, PageRequest, Prefix, Txn, TxnOutcome,
@@ -21,12 +21,7 @@ use store::{
 };
 use tonic::Status;
 
-use crate::{
-    Inner,
-    feed::{claims_of, needs_node},
-    metrics,
-    place::guards,
-};
+use crate::{Inner, feed::needs_node, metrics, place::guards};
 
 /// Pods bound at the same time.
 const WORKERS: usize = 4;
@@ -91,11 +86,19 @@ pub(crate) async fn run(inner: Arc<Inner>, leadership: Leadership) {
 }
 
 /// Reads all nodes and pods from the store itself, after the election: nothing that a former leader placed can become
-/// a pod after this.
+/// a pod after this. So with claims and volumes, of which nothing that is used has to be guessed then.
 async fn learn(inner: &Inner) -> Result<(), BindError> {
     let nodes = list::<Node>(inner).await?;
     let pods = list::<Pod>(inner).await?;
+    let claims = list::<PersistentVolumeClaim>(inner).await?;
+    let volumes = list::<PersistentVolume>(inner).await?;
     let mut state = inner.state.lock();
+    for claim in &claims {
+        state.ledger.set_claim(claim);
+    }
+    for volume in &volumes {
+        state.ledger.set_volume(volume);
+    }
     for node in &nodes {
         state.ledger.set_node(node);
     }
@@ -158,7 +161,7 @@ async fn attempt(inner: &Inner, fence: &Guard, pod: &Pod) -> Result<Result<Outco
         Ok(volumes) => volumes,
         Err(wait) => return Ok(Err(wait)),
     };
-    let request = Request::of(pod, volumes.reachable);
+    let request = Request::of(pod, volumes.reachable).with_drivers(pod, &volumes.drivers);
     let placed = match inner.choose(&request) {
         Ok(placed) => placed,
         Err(why) => return Ok(Err(Wait { message: why.to_string(), outcome: Outcome::NoRoom })),
@@ -198,13 +201,13 @@ async fn attempt(inner: &Inner, fence: &Guard, pod: &Pod) -> Result<Result<Outco
 async fn claims(inner: &Inner, pod: &Pod) -> Result<Result<Vec<PersistentVolumeClaim>, Wait>, BindError> {
     let mut claims = Vec::new();
     for name in claims_of(pod) {
-        let key = Key::object(Kind::PersistentVolumeClaim, pod.namespace(), &name);
+        let key = Key::object(Kind::PersistentVolumeClaim, &name.namespace, &name.name);
         let claim = match inner.claims.get(&key) {
             Some(claim) => (*claim).clone(),
             None => match inner.store.get(&key).await? {
                 Some(kv) => decode(&kv)?,
                 None => {
-                    let message = format!("persistentvolumeclaim {name:?} not found; create it");
+                    let message = format!("persistentvolumeclaim {:?} not found; create it", name.name);
                     return Ok(Err(Wait { message, outcome: Outcome::NoVolume }));
                 }
             },
@@ -218,6 +221,8 @@ async fn claims(inner: &Inner, pod: &Pod) -> Result<Result<Vec<PersistentVolumeC
 #[derive(Default)]
 struct Volumes {
     reachable: Vec<NodeSelector>,
+    /// Of each claim, in their order.
+    drivers: Vec<String>,
     unbound: Vec<PersistentVolumeClaim>,
     guards: Vec<Guard>,
 }
@@ -235,8 +240,12 @@ async fn prepare(inner: &Inner, claims: Vec<PersistentVolumeClaim>) -> Result<Re
     for (claim, prepared) in claims.into_iter().zip(answer.claims) {
         volumes.guards.extend(read_guards(&prepared.guards)?);
         match prepared.state {
-            Some(ClaimState::Bound(bound)) => volumes.reachable.extend(bound.reachable),
+            Some(ClaimState::Bound(bound)) => {
+                volumes.reachable.extend(bound.reachable);
+                volumes.drivers.push(bound.driver);
+            }
             Some(ClaimState::Unbound(unbound)) => {
+                volumes.drivers.push(unbound.driver);
                 volumes.reachable.extend(unbound.reachable);
                 volumes.unbound.push(claim);
             }

@@ -1,20 +1,23 @@
 //! Keeps the ledger and the list of pods without a node in step with the caches, and says which of those pods are due.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use pb::{
     ObjectExt,
-    objects::{Node, PersistentVolumeClaim, Pod},
+    objects::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
 };
-use plan::schedule::PodName;
+use plan::schedule::{ClaimName, PodName, claims_of};
 use runtime::Change;
 
 use crate::{Inner, State, metrics};
 
 /// Follows the caches until they end.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let (mut nodes, mut pods, mut claims) = (inner.nodes.subscribe(), inner.pods.subscribe(), inner.claims.subscribe());
-    tokio::join!(inner.nodes.synced(), inner.pods.synced(), inner.claims.synced());
+    let (mut nodes, mut pods) = (inner.nodes.subscribe(), inner.pods.subscribe());
+    let (mut claims, mut volumes) = (inner.claims.subscribe(), inner.stored_volumes.subscribe());
+    tokio::join!(inner.nodes.synced(), inner.pods.synced(), inner.claims.synced(), inner.stored_volumes.synced());
+    resync_claims(&inner);
+    resync_volumes(&inner);
     resync_nodes(&inner);
     resync_pods(&inner);
     loop {
@@ -22,6 +25,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             change = nodes.next() => change.map(|change| on_node(&inner, change)),
             change = pods.next() => change.map(|change| on_pod(&inner, change)),
             change = claims.next() => change.map(|change| on_claim(&inner, change)),
+            change = volumes.next() => change.map(|change| on_volume(&inner, change)),
         };
         if more.is_none() {
             return;
@@ -96,17 +100,53 @@ fn on_pod(inner: &Inner, change: Change<Pod>) {
     }
 }
 
+fn resync_claims(inner: &Inner) {
+    let (claims, as_of) = inner.claims.snapshot();
+    let mut state = inner.state.lock();
+    state.ledger.reset_claims(claims.iter().map(Arc::as_ref), as_of);
+    all_due(inner, &state);
+}
+
+fn resync_volumes(inner: &Inner) {
+    let (volumes, as_of) = inner.stored_volumes.snapshot();
+    let mut state = inner.state.lock();
+    state.ledger.reset_volumes(volumes.iter().map(Arc::as_ref), as_of);
+    all_due(inner, &state);
+}
+
 fn on_claim(inner: &Inner, change: Change<PersistentVolumeClaim>) {
     let claim = match change {
-        Change::Applied { new, .. } => new,
-        Change::Deleted { old, .. } => old,
-        Change::Resynced => return all_due(inner, &inner.state.lock()),
+        Change::Applied { new, .. } => {
+            let mut state = inner.state.lock();
+            if state.ledger.set_claim(&new) {
+                return all_due(inner, &state);
+            }
+            new
+        }
+        Change::Deleted { old, revision } => {
+            inner.state.lock().ledger.remove_claim(&ClaimName::of(&old), revision);
+            old
+        }
+        Change::Resynced => return resync_claims(inner),
     };
-    let state = inner.state.lock();
+    let (state, claim) = (inner.state.lock(), ClaimName::of(&claim));
     for (pod, claims) in &state.unbound {
-        if pod.namespace == claim.namespace() && claims.contains(claim.name()) {
+        if claims.contains(&claim) {
             inner.due.add(pod.clone());
         }
+    }
+}
+
+fn on_volume(inner: &Inner, change: Change<PersistentVolume>) {
+    match change {
+        Change::Applied { new, .. } => {
+            let mut state = inner.state.lock();
+            if state.ledger.set_volume(&new) {
+                all_due(inner, &state);
+            }
+        }
+        Change::Deleted { old, revision } => inner.state.lock().ledger.remove_volume(old.name(), revision),
+        Change::Resynced => resync_volumes(inner),
     }
 }
 
@@ -115,10 +155,4 @@ pub(crate) fn needs_node(pod: &Pod) -> bool {
     let unbound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_empty());
     let ended = pod.status.as_ref().is_some_and(|status| matches!(status.phase.as_str(), "Succeeded" | "Failed"));
     unbound && !ended && !pod.is_terminating()
-}
-
-/// Names of the claims that a pod uses.
-pub(crate) fn claims_of(pod: &Pod) -> BTreeSet<String> {
-    let volumes = pod.spec.iter().flat_map(|spec| &spec.volumes);
-    volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
 }

@@ -1,6 +1,6 @@
 //! The scheduler: a node for every pod.
 //!
-//! Decisions are `plan::schedule`'s, on a ledger that is fed by the caches of nodes and pods. Place answers from it,
+//! Decisions are `plan::schedule`'s, on a ledger that is fed by the caches of nodes, pods, claims and volumes. Place answers from it,
 //! and reserves what it gave until the pod is seen ([`place`]). Pods that were created without a node are bound when
 //! room comes ([`bind`]).
 //!
@@ -13,20 +13,16 @@ mod feed;
 mod metrics;
 mod place;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use pb::{
     Kind,
-    objects::{Node, PersistentVolumeClaim, Pod},
+    objects::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
     scheduler::v1::scheduler_service_server::SchedulerServiceServer,
     volumes::v1::volume_service_client::VolumeServiceClient,
 };
-use plan::schedule::{Ledger, Placed, PodName, Request, Unschedulable};
+use plan::schedule::{ClaimName, Ledger, Placed, PodName, Request, Unschedulable};
 use runtime::{
     Cache, CancellationToken, CommonArgs, EtcdArgs, Queue, Server, Tasks,
     channel::{Channel, connect},
@@ -74,6 +70,7 @@ struct Inner {
     nodes: Cache<Node>,
     pods: Cache<Pod>,
     claims: Cache<PersistentVolumeClaim>,
+    stored_volumes: Cache<PersistentVolume>,
     volumes: VolumeServiceClient<Channel>,
     state: Mutex<State>,
     /// The leader's fence, while this process leads and knows all pods.
@@ -88,7 +85,7 @@ struct Inner {
 struct State {
     ledger: Ledger,
     /// Pods without a node, with the claims that they use.
-    unbound: BTreeMap<PodName, BTreeSet<String>>,
+    unbound: BTreeMap<PodName, Vec<ClaimName>>,
 }
 
 impl Scheduler {
@@ -98,6 +95,7 @@ impl Scheduler {
             nodes: reflect(Arc::clone(&store), Prefix::kind(Kind::Node), tasks),
             pods: reflect(Arc::clone(&store), Prefix::kind(Kind::Pod), tasks),
             claims: reflect(Arc::clone(&store), Prefix::kind(Kind::PersistentVolumeClaim), tasks),
+            stored_volumes: reflect(Arc::clone(&store), Prefix::kind(Kind::PersistentVolume), tasks),
             volumes: VolumeServiceClient::new(volumes),
             state: Mutex::default(),
             fence: watch::Sender::new(None),

@@ -44,14 +44,14 @@ pub(crate) fn guards(placed: &Placed, fence: &Guard) -> [Guard; 2] {
 #[tonic::async_trait]
 impl SchedulerService for Scheduler {
     async fn place(&self, request: Request<PlaceRequest>) -> Result<Response<PlaceResponse>, Status> {
-        let PlaceRequest { pod, reachable, volume_drivers: _ } = request.into_inner();
+        let PlaceRequest { pod, reachable, volume_drivers } = request.into_inner();
         let Some(pod) = pod.filter(|pod| pod.metadata.as_ref().is_some_and(|meta| !meta.name.is_empty())) else {
             return Err(Status::invalid_argument(
                 "pod.metadata.name is empty; the reservation is made under that name",
             ));
         };
         let fence = self.inner.fence().await?;
-        let request = PlanRequest::of(&pod, reachable);
+        let request = PlanRequest::of(&pod, reachable).with_drivers(&pod, &volume_drivers);
         let answer = match self.inner.choose(&request) {
             Ok(placed) => {
                 let guards = guards(&placed, &fence).iter().map(guard_to_pb).collect();

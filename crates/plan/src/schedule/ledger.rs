@@ -10,10 +10,13 @@ use std::{
 
 use pb::{
     ObjectExt,
-    objects::{Node, Pod},
+    objects::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
 };
 
-use super::{Amounts, Group, NodeFacts, PodName, Reason, Request, Unschedulable, rank, rule_out};
+use super::{
+    Amounts, ClaimName, Claims, Group, NodeFacts, PodName, Reason, Request, Unschedulable, claims_of, rank, rule_out,
+    volumes::Volumes,
+};
 
 /// How long a promise stands without the pod being seen. Longer than the deadline of the call that asks for a place
 /// and of the write that uses it, together.
@@ -37,6 +40,7 @@ struct Account {
     node: String,
     amounts: Amounts,
     group: Option<Group>,
+    claims: Claims,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +61,7 @@ pub struct Ledger {
     reservations: BTreeMap<PodName, (Duration, Account)>,
     /// The same reservations by the time of their end.
     ends: BTreeSet<(Duration, PodName)>,
+    volumes: Volumes,
 }
 
 impl Ledger {
@@ -67,10 +72,7 @@ impl Ledger {
         if totals.facts.as_ref().is_some_and(|known| known.revision > facts.revision) {
             return false;
         }
-        let better = totals.facts.as_ref().is_none_or(|old| {
-            (old.ready, old.unschedulable, old.tainted, &old.labels, &old.allocatable)
-                != (facts.ready, facts.unschedulable, facts.tainted, &facts.labels, &facts.allocatable)
-        });
+        let better = totals.facts.as_ref().is_none_or(|old| !old.same_but_revision(&facts));
         totals.facts = Some(facts);
         better
     }
@@ -90,10 +92,16 @@ impl Ledger {
         if self.pods.get(&name).is_some_and(|known| known.revision >= pod.mod_revision()) {
             return false;
         }
-        let account = account(pod);
-        if let Some(account) = &account {
-            let kept = self.reservations.get(&name).is_some_and(|(_, promised)| !same_pod(promised, account));
-            if !kept {
+        let mut account = account(pod);
+        if let Some(account) = &mut account {
+            let known = self.pods.get(&name).filter(|known| known.uid == account.uid);
+            let promised = self.reservations.get(&name).map(|(_, promised)| promised);
+            let kept = promised.filter(|promised| same_pod(promised, account));
+            // What was told of its volumes still holds, and may not be seen yet.
+            if let Some(earlier) = kept.or(known) {
+                learn(&mut account.claims, &earlier.claims);
+            }
+            if kept.is_some() {
                 self.release(&name);
             }
         }
@@ -102,10 +110,10 @@ impl Ledger {
             (None, _) => false,
         };
         if let Some(old) = self.pods.remove(&name) {
-            self.untake(&old);
+            self.untake(&name, &old);
         }
         if let Some(account) = account {
-            self.take(&account);
+            self.take(&name, &account);
             self.pods.insert(name, account);
         }
         freed
@@ -116,7 +124,39 @@ impl Ledger {
         if self.pods.get(name).is_none_or(|known| known.revision > revision) {
             return false;
         }
-        self.pods.remove(name).inspect(|account| self.untake(account)).is_some()
+        self.pods.remove(name).inspect(|account| self.untake(name, account)).is_some()
+    }
+
+    /// Takes over a state of a claim, unless a newer one is known. Returns whether pods may fit now that did not
+    /// before.
+    pub fn set_claim(&mut self, claim: &PersistentVolumeClaim) -> bool {
+        self.volumes.set_claim(claim)
+    }
+
+    /// The claim went at this revision of the store.
+    pub fn remove_claim(&mut self, name: &ClaimName, revision: i64) {
+        self.volumes.remove_claim(name, revision);
+    }
+
+    /// Takes over a state of a volume, unless a newer one is known. Returns whether pods may fit now that did not
+    /// before.
+    pub fn set_volume(&mut self, volume: &PersistentVolume) -> bool {
+        self.volumes.set_volume(volume)
+    }
+
+    /// The volume went at this revision of the store.
+    pub fn remove_volume(&mut self, name: &str, revision: i64) {
+        self.volumes.remove_volume(name, revision);
+    }
+
+    /// Begins anew from a list of all claims as of a revision of the store. What is known from later revisions stays.
+    pub fn reset_claims<'a>(&mut self, claims: impl IntoIterator<Item = &'a PersistentVolumeClaim>, as_of: i64) {
+        self.volumes.reset_claims(claims, as_of);
+    }
+
+    /// Begins anew from a list of all volumes as of a revision of the store. What is known from later revisions stays.
+    pub fn reset_volumes<'a>(&mut self, volumes: impl IntoIterator<Item = &'a PersistentVolume>, as_of: i64) {
+        self.volumes.reset_volumes(volumes, as_of);
     }
 
     /// Begins anew from a list of all nodes as of a revision of the store. What is known from later revisions stays.
@@ -155,6 +195,7 @@ impl Ledger {
             node: placed.node.clone(),
             amounts: request.amounts.clone(),
             group: request.group.clone(),
+            claims: request.claims.clone(),
         };
         self.promise(request.name.clone(), now + RESERVATION_TTL, account);
         Ok(placed)
@@ -164,7 +205,7 @@ impl Ledger {
     pub fn release(&mut self, name: &PodName) {
         if let Some((end, account)) = self.reservations.remove(name) {
             self.ends.remove(&(end, name.clone()));
-            self.untake(&account);
+            self.untake(name, &account);
         }
     }
 
@@ -190,7 +231,10 @@ impl Ledger {
                 }
                 None => Cow::Borrowed(&totals.used),
             };
-            let ruled_out = rule_out(request, name, facts, &used);
+            let mut ruled_out = rule_out(request, name, facts, &used);
+            if ruled_out.is_empty() {
+                ruled_out.extend(self.volumes.rule_out(request, name, &facts.volume_limits));
+            }
             if ruled_out.is_empty() {
                 let peers = request.group.as_ref().map_or(0, |group| {
                     let counted = gone.is_some_and(|account| account.group.as_ref() == Some(group));
@@ -221,12 +265,13 @@ impl Ledger {
     }
 
     fn promise(&mut self, name: PodName, end: Duration, account: Account) {
-        self.take(&account);
+        self.take(&name, &account);
         self.ends.insert((end, name.clone()));
         self.reservations.insert(name, (end, account));
     }
 
-    fn take(&mut self, account: &Account) {
+    fn take(&mut self, pod: &PodName, account: &Account) {
+        self.volumes.take(pod, &account.node, &account.claims);
         let totals = self.nodes.entry(account.node.clone()).or_default();
         totals.used.add(&account.amounts);
         if let Some(group) = &account.group {
@@ -234,7 +279,8 @@ impl Ledger {
         }
     }
 
-    fn untake(&mut self, account: &Account) {
+    fn untake(&mut self, pod: &PodName, account: &Account) {
+        self.volumes.untake(pod, &account.node, &account.claims);
         if let Some(totals) = self.nodes.get_mut(&account.node) {
             totals.used.subtract(&account.amounts);
             if let Some(group) = &account.group
@@ -267,7 +313,17 @@ fn account(pod: &Pod) -> Option<Account> {
         node: node.to_owned(),
         amounts: Amounts::of_pod(pod),
         group: Group::of(pod),
+        claims: claims_of(pod).into_iter().map(|claim| (claim, None)).collect(),
     })
+}
+
+/// Takes over the drivers that are not known otherwise.
+fn learn(claims: &mut Claims, earlier: &Claims) {
+    for (claim, driver) in claims {
+        if driver.is_none() {
+            *driver = earlier.get(claim).cloned().flatten();
+        }
+    }
 }
 
 /// Whether a pod that was seen is the one that room was promised to. A promise without uid is kept by node.
