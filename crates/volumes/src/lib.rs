@@ -43,8 +43,11 @@ pub struct Config {
     #[arg(long, value_name = "unix:///PATH,...", value_delimiter = ',')]
     pub csi: Vec<String>,
     /// Seconds for which a volume that no object knows is left alone before it is adopted and deleted.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", env = "BERTH_ORPHAN_GRACE", default_value_t = 60)]
     pub orphan_grace: u64,
+    /// Seconds that a CSI driver may take for one call that changes something. A call without an answer is repeated.
+    #[arg(long, value_name = "SECONDS", env = "BERTH_CSI_TIMEOUT", default_value_t = 120)]
+    pub csi_timeout: u64,
 }
 
 /// What may be set otherwise than it is by default.
@@ -74,7 +77,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let server = Server::new("volumes", config.common.listen);
     let tasks = Tasks::new(&shutdown);
     let orphan_grace = Duration::from_secs(config.orphan_grace.max(1));
-    let settings = Settings { orphan_grace, orphan_period: orphan_grace * 2, ..Settings::default() };
+    let call = Duration::from_secs(config.csi_timeout.max(1));
+    let settings = Settings { call, orphan_grace, orphan_period: orphan_grace * 2 };
     let manager = VolumeManager::start_with(Arc::clone(&store), &config.csi, settings, &tasks)?;
     let bound = server.service(VolumeServiceServer::new(manager.clone())).bind().await?;
     manager.lead(bound.identity(), &tasks);
