@@ -10,6 +10,7 @@ pub mod control;
 pub mod dice;
 pub mod inventory;
 pub mod process;
+pub mod scripted;
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -41,7 +42,14 @@ pub struct LabGuard {
 impl LabGuard {
     /// Brings a lab of three nodes up.
     pub fn up() -> Result<Self> {
-        let status = Command::new(berth_bin()?).args(["lab", "up", "--nodes", "3"]).status().context("start berth")?;
+        Self::up_with(&[])
+    }
+
+    /// The same, with variables in the environment of all its processes.
+    pub fn up_with(environment: &[(&str, &str)]) -> Result<Self> {
+        let mut up = Command::new(berth_bin()?);
+        up.args(["lab", "up", "--nodes", "3"]).envs(environment.iter().copied());
+        let status = up.status().context("start berth")?;
         ensure!(status.success(), "berth lab up ended with {status}");
         let lab = Lab::open(&default_lab().id()?)?.context("the lab is not there after `lab up`")?;
         Ok(Self { lab })
@@ -66,8 +74,10 @@ impl LabGuard {
         logs.sort();
         for log in logs {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
-            let lines: Vec<&str> =
-                text.lines().filter(|line| COMPLAINTS.iter().any(|word| line.contains(word))).collect();
+            let lines: Vec<&str> = text
+                .lines()
+                .filter(|line| !line.contains("lacks fixes") && COMPLAINTS.iter().any(|word| line.contains(word)))
+                .collect();
             if !lines.is_empty() {
                 let tail = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
                 told.push_str(&format!("--- {}\n{tail}\n", log.display()));
