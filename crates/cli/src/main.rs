@@ -173,6 +173,7 @@ mod tests {
             "berth lab kill api --wait",
             "berth api --listen 127.0.0.1:7440 --etcd http://a:2379,http://b:2379",
             "berth csi-local --endpoint unix:///x.sock",
+            "berth csi-shared --endpoint unix:///x.sock --registry /r --node-name n1 --data-dir /shared",
         ];
         for line in lines {
             let parsed = Cli::try_parse_from(line.split_whitespace());

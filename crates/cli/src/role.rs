@@ -21,9 +21,12 @@ pub enum Role {
     /// Run the volume manager: finds or makes a volume for every claim
     #[command(next_help_heading = "Options of the role")]
     Volumes(volumes::Config),
-    /// Run the built-in CSI driver for folders of a node
+    /// Run the built-in CSI driver for volumes on a node
     #[command(next_help_heading = "Options of the role")]
     CsiLocal(csi::local::Config),
+    /// Run the built-in CSI driver for volumes in a directory that all nodes reach
+    #[command(next_help_heading = "Options of the role")]
+    CsiShared(csi::shared::Config),
     /// Run the node agent: runs the pods of this node
     #[command(next_help_heading = "Options of the role")]
     Agent(agent::Config),
@@ -42,6 +45,7 @@ impl Role {
             Role::Scheduler(config) => scheduler::run(config, stop).await?,
             Role::Volumes(config) => volumes::run(config, stop).await?,
             Role::CsiLocal(config) => csi::local::run(config, stop).await?,
+            Role::CsiShared(config) => csi::shared::run(config, stop).await?,
             Role::Agent(config) => agent::run(config, stop).await?,
         }
         Ok(ExitCode::SUCCESS)
@@ -54,6 +58,7 @@ impl Role {
             Role::Scheduler(config) => ("scheduler", config.common.telemetry.clone()),
             Role::Volumes(config) => ("volumes", config.common.telemetry.clone()),
             Role::CsiLocal(config) => ("csi-local", config.telemetry.clone()),
+            Role::CsiShared(config) => ("csi-shared", config.telemetry.clone()),
             Role::Agent(config) => ("agent", config.common.telemetry.clone()),
         }
     }

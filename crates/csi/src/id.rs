@@ -2,9 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// An id that is safe as the name of a directory: 1 to 128 of `a-z`, `0-9`, `-` and `.`, beginning and ending with a
 /// letter or digit, without two dots in a row.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct VolumeId(String);
 
 /// A text that is no volume id.
@@ -19,6 +22,20 @@ impl VolumeId {
     /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for VolumeId {
+    type Error = BadVolumeId;
+
+    fn try_from(text: String) -> Result<Self, BadVolumeId> {
+        text.parse()
+    }
+}
+
+impl From<VolumeId> for String {
+    fn from(id: VolumeId) -> Self {
+        id.0
     }
 }
 
