@@ -77,6 +77,7 @@ async fn lead(parts: &Parts, caches: &Caches, leadership: Leadership) {
         volumes: Arc::clone(&parts.volumes),
         host: Arc::clone(&parts.host),
         fence: Some(guard.clone()),
+        tried: Default::default(),
     };
     let (recorder, writer) = events::recorder(Arc::clone(&parts.store), Arc::clone(&parts.host), Some(guard));
     tasks.spawn("events", writer.run());

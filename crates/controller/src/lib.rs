@@ -28,6 +28,7 @@ pub mod step;
 pub mod stranded;
 mod tell;
 mod triggers;
+pub mod tried;
 pub mod write;
 
 pub use config::{Config, serve as run};

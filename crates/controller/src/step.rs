@@ -17,6 +17,7 @@ use crate::{
     host::Host,
     observed::Observed,
     ports::{Placer, Volumes},
+    tried::Tried,
     write::{Fault, Wrote},
 };
 
@@ -36,6 +37,8 @@ pub struct Surroundings {
     pub host: Arc<dyn Host>,
     /// The leader's election key, compared by every transaction.
     pub fence: Option<store::Guard>,
+    /// Claims whose creation did not come to pass.
+    pub tried: Tried,
 }
 
 /// Whether a step may write the set's status. Statuses are not on the way of an ordinal: while a set moves, changes

@@ -111,6 +111,7 @@ impl Process {
                 volumes: Arc::new(services()),
                 host: Arc::new(clock.clone()),
                 fence: None,
+                tried: Default::default(),
             };
             Task { what, wire, around, wrote: Wrote::default(), running: None }
         };

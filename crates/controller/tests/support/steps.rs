@@ -28,7 +28,11 @@ impl Steps {
         let caches = Caches::start(&store, &tasks);
         caches.synced().await;
         let (placer, volumes, host) = (Arc::new(OneNode::default()), Arc::new(Imaginary), Arc::new(SystemHost));
-        Self { around: Surroundings { store, placer, volumes, host, fence: None }, caches, _tasks: tasks }
+        Self {
+            around: Surroundings { store, placer, volumes, host, fence: None, tried: Default::default() },
+            caches,
+            _tasks: tasks,
+        }
     }
 
     pub fn see(&self, name: &str) -> (Observed, Plan) {

@@ -58,6 +58,7 @@ impl Hands {
             volumes: Arc::new(services()),
             host: Arc::new(host.clone()),
             fence: None,
+            tried: Default::default(),
         };
         Self { wire, again_after: None, around, eyes: Eyes::open(store) }
     }
