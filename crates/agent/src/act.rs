@@ -40,10 +40,8 @@ pub async fn perform(shared: &Shared, bundle: &PodBundle, runtime: &Runtime, act
     // The gate is never closed.
     let turn = || async { shared.gate.acquire().await.ok() };
     match action {
-        Action::MountVolumes => {
-            let _turn = turn().await;
-            shared.volumes.mount(bundle).await.map_err(|error| Failed::new("FailedMount", error))
-        }
+        // Not through the gate: a driver that does not answer must not keep pods of other drivers from starting.
+        Action::MountVolumes => shared.volumes.mount(bundle).await.map_err(|error| Failed::new(error.reason(), error)),
         Action::UnmountVolumes => {
             let pod = bundle.pod.clone().unwrap_or_default();
             let uid = reference(&pod).uid;
@@ -112,6 +110,9 @@ async fn start_container(
         ImageError::Unknown { .. } => Failed::new("ImageInspectError", error),
     })?;
 
+    let verified =
+        || async { shared.volumes.verify(&pod, start.name).await.map_err(|error| Failed::new(error.reason(), error)) };
+    verified().await?;
     let failed = |error: &dyn std::fmt::Display| Failed::new("CreateContainerError", error);
     let reference = reference(&pod);
     let hosts = shared.settings.pod_dir(&reference.uid).join("hosts");
@@ -138,6 +139,8 @@ async fn start_container(
         .await
         .map_err(Failed::status("CreateContainerError"))?;
     shared.index.lock().insert(id.clone(), reference.uid.clone());
+    // Again, for making it took its time: the mounts are taken over when it starts.
+    verified().await?;
     shared.cri.start_container(&id).await.map_err(Failed::status("RunContainerError"))?;
     shared.metrics.started_containers.inc();
     tracing::info!(container = start.name, attempt = start.attempt, id, "container started");

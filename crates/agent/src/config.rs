@@ -34,9 +34,13 @@ pub struct Config {
     #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
     pub cri: String,
 
-    /// Folder with one `<driver>.sock` for each CSI driver of the node.
+    /// Folder of the node's CSI drivers: they register with a socket in its folder `registry`.
     #[arg(long, default_value = "/var/lib/berth/csi")]
     pub csi_dir: PathBuf,
+
+    /// Seconds that a CSI driver may take for one call. A call without an answer is repeated.
+    #[arg(long, value_name = "SECONDS", env = "BERTH_CSI_TIMEOUT", default_value_t = 60)]
+    pub csi_timeout: u32,
 
     /// The cgroup above all pods.
     #[arg(long, default_value = "/berth")]

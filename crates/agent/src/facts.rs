@@ -1,13 +1,13 @@
 //! What a node tells of itself when it registers.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use pb::objects::{
-    Condition, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo, ObjectMeta,
-    Quantity, Time,
+    Condition, DaemonEndpoint, Node, NodeAddress, NodeCsiDriver, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+    ObjectMeta, Quantity, Time,
 };
 
-use crate::config::Config;
+use crate::{config::Config, csi::Driver};
 
 /// Label that every node carries: its name.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
@@ -35,6 +35,39 @@ pub fn real_node(config: &Config, runtime_version: &str) -> anyhow::Result<Node>
         });
     }
     Ok(node)
+}
+
+/// Bound on the volumes of a driver: this and the driver's name, among what pods may use.
+const ATTACHABLE: &str = "attachable-volumes-csi-";
+
+/// The node with its CSI drivers: their topology as labels, their bounds among what pods may use.
+pub fn with_drivers(node: &Node, drivers: &BTreeMap<String, Arc<Driver>>) -> Node {
+    let mut node = node.clone();
+    for driver in drivers.values() {
+        let facts = &driver.facts;
+        // One label that the API service refuses would keep the whole node away.
+        let (labels, bad): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            facts.topology.clone().into_iter().partition(|(key, value)| {
+                model::names::label_key(key).is_ok() && model::names::label_value(value).is_ok()
+            });
+        for (key, value) in bad {
+            tracing::warn!(driver = facts.name, key, value, "a topology segment is no label and is left out");
+        }
+        let status = node.status.get_or_insert_default();
+        if facts.max_volumes > 0 {
+            let bound = Quantity::from(facts.max_volumes.to_string().as_str());
+            status.allocatable.insert(format!("{ATTACHABLE}{}", facts.name), bound);
+        }
+        status.csi_drivers.push(NodeCsiDriver {
+            name: facts.name.clone(),
+            node_id: facts.node_id.clone(),
+            topology_keys: labels.keys().cloned().collect(),
+            max_volumes: facts.max_volumes,
+            controller: facts.controller,
+        });
+        node.metadata.get_or_insert_default().labels.extend(labels);
+    }
+    node
 }
 
 /// A node that only pretends.

@@ -50,7 +50,7 @@ fn start_node(name: String, node: Node, phase: f64, api: NodeApi, tasks: &Tasks)
     let (registered, registration) = watch::channel(None);
     let reporter = Reporter::default();
     let token = tasks.token().clone();
-    tasks.spawn("hollow-session", session::keep(api.clone(), node, phase, registered, token.clone()));
+    tasks.spawn("hollow-session", session::keep(api.clone(), watch::channel(node).1, phase, registered, token.clone()));
 
     let pods = Arc::new(Mutex::new(Pods::default()));
     let settled = pods.clone();

@@ -10,6 +10,7 @@
 mod access;
 mod act;
 mod api;
+mod beneath;
 mod config;
 mod cri;
 mod csi;

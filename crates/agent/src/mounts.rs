@@ -1,29 +1,48 @@
-//! What is mounted on the node.
+//! What is mounted on the node: the kernel's own word.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-/// The mount points that the agent sees.
-pub fn points() -> io::Result<Vec<PathBuf>> {
-    Ok(runtime::mounts::table()?.into_iter().map(|mount| mount.point).collect())
+use runtime::mounts::Mount;
+
+/// How long a file system may take to answer whether it is alive.
+const ALIVE: Duration = Duration::from_secs(5);
+
+/// What a mount shows: tells a mount of one thing from a mount of another at the same path.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Shown {
+    /// The file system's device, as `major:minor`.
+    pub device: String,
+    /// The directory of that file system.
+    pub root: PathBuf,
 }
 
-/// Whether something is mounted at exactly this path.
-pub fn is_mount_point(path: &Path) -> io::Result<bool> {
-    let path = path.canonicalize()?;
-    Ok(points()?.contains(&path))
+/// What is mounted at exactly this path; None if nothing is. Links in the path are not followed.
+pub fn shown_at(path: &Path) -> io::Result<Option<Shown>> {
+    // The last one lies on top.
+    let top = runtime::mounts::table()?.into_iter().rfind(|mount| mount.point == path);
+    Ok(top.map(|Mount { device, root, .. }| Shown { device, root }))
 }
 
 /// The mount points at or below a path.
 pub fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let path = match path.canonicalize() {
-        Ok(path) => path,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    Ok(points()?.into_iter().filter(|point| point.starts_with(&path)).collect())
+    let points = runtime::mounts::table()?.into_iter().map(|mount| mount.point);
+    Ok(points.filter(|point| point.starts_with(path)).collect())
+}
+
+/// Whether a mounted file system still answers: the server of a network file system or of FUSE may be gone while its
+/// mount is there.
+pub async fn is_alive(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    let look = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&path).map(drop));
+    match tokio::time::timeout(ALIVE, look).await {
+        Ok(Ok(answer)) => answer.map_err(io::Error::from),
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("the file system did not answer in {ALIVE:?}"))),
+    }
 }
 
 #[cfg(test)]
@@ -31,8 +50,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_point_is_told_from_a_directory() {
-        assert!(is_mount_point(Path::new("/proc")).unwrap());
-        assert!(!is_mount_point(Path::new("/proc/self/fd")).unwrap());
+    fn a_mount_is_told_from_a_directory() {
+        let proc = shown_at(Path::new("/proc")).unwrap().unwrap();
+        assert_eq!(proc.root, Path::new("/"));
+        assert_eq!(shown_at(Path::new("/proc/self/fd")).unwrap(), None);
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use pb::agent::v1::agent_service_server::AgentServiceServer;
+use pb::{
+    agent::v1::{agent_service_server::AgentServiceServer, volume_agent_service_server::VolumeAgentServiceServer},
+    objects::Node,
+};
 use runtime::{server::Server, tasks::Tasks};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +24,7 @@ use crate::{
     api::NodeApi,
     config::Config,
     cri::{Cri, FoundPod},
+    csi::{Registry, proxy},
     events, facts,
     metrics::Metrics,
     network,
@@ -29,12 +33,15 @@ use crate::{
     session::{self, Registration},
     spec::NodeSettings,
     stream::{follow, waits},
-    volumes::VolumeManager,
+    volumes::{VolumeManager, service::VolumeService},
     worker::Shared,
 };
 
 /// How long to wait for the runtime to take up the pod network before starting pods all the same.
 const NETWORK: Duration = Duration::from_secs(30);
+
+/// How long the node waits for its CSI drivers before it registers without them.
+const DRIVERS: Duration = Duration::from_secs(3);
 
 /// Runs the node until `shutdown`.
 pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -42,9 +49,13 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
         .with_context(|| format!("--data-dir {}: cannot make it", config.data_dir.display()))?;
     let api = NodeApi::connect(&config.api).context("--api")?;
     let cri = Cri::connect(&config.cri, &config.node_name).context("--cri")?;
+    let registry = Arc::new(Registry::new(&config.csi_dir));
+    let timeout = Duration::from_secs(config.csi_timeout.max(1).into());
+    let volumes = VolumeManager::new(&config.data_dir, registry.clone(), timeout).context("--data-dir")?;
+    let volumes = Arc::new(volumes);
     let shared = Arc::new(Shared {
         cri: cri.clone(),
-        volumes: VolumeManager::new(&config.data_dir, &config.csi_dir),
+        volumes: volumes.clone(),
         settings: NodeSettings {
             node_name: config.node_name.clone(),
             node_ip: config.node_ip,
@@ -59,7 +70,14 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
         listening: AtomicBool::new(false),
         metrics: Metrics::register(),
     });
-    let server = server.service(AgentServiceServer::new(Access::new(shared.clone())));
+    tasks.spawn("csi-registry", registry.clone().run());
+    tasks.spawn("volume-clean", clean(volumes.clone()));
+    let transfers = Arc::new(Tasks::new(tasks.token()));
+    let server = server
+        .service(AgentServiceServer::new(Access::new(shared.clone())))
+        .service(VolumeAgentServiceServer::new(VolumeService::new(volumes, transfers)))
+        .service(proxy::Identity(registry.clone()))
+        .service(proxy::Controller(registry));
     let pods = Arc::new(Pods::new(shared.clone(), Tasks::new(tasks.token())));
     let starting = start(config.clone(), api, shared, pods, tasks, shutdown.clone());
     tokio::try_join!(server.serve(shutdown), starting).map(|((), ())| ())
@@ -78,6 +96,7 @@ async fn start(
     let Some(version) = version else { return Ok(()) };
     tracing::info!(runtime = version, "container runtime found");
     let node = facts::real_node(&config, &version)?;
+    let node = with_drivers(node, shared.volumes.registry(), pods.clone(), tasks).await;
     let (registered, registration) = watch::channel(None);
     tasks.spawn("session", session::keep(api.clone(), node, 1.0, registered, token.clone()));
 
@@ -111,6 +130,41 @@ async fn start(
         follow("pods", shutdown, open, |feed| pods.take(feed)).await;
     });
     Ok(())
+}
+
+/// The node with its CSI drivers, as they come and go. Waits a moment for those that are there: a node that starts anew
+/// must not be without them in between.
+async fn with_drivers(node: Node, registry: &Registry, pods: Arc<Pods>, tasks: &Tasks) -> watch::Receiver<Node> {
+    let mut known = registry.watch();
+    if tokio::time::timeout(DRIVERS, known.wait_for(|known| known.settled)).await.is_err() {
+        tracing::warn!("some CSI drivers do not answer: the node registers without them, and again when they do");
+    }
+    let described = facts::with_drivers(&node, &known.borrow_and_update().drivers);
+    let (sender, receiver) = watch::channel(described);
+    tasks.spawn("node-facts", async move {
+        while known.changed().await.is_ok() {
+            let described = facts::with_drivers(&node, &known.borrow_and_update().drivers);
+            let news = sender.send_if_modified(|now| {
+                let news = *now != described;
+                *now = described;
+                news
+            });
+            tracing::debug!(news, "the CSI drivers of the node changed");
+            pods.drivers_changed();
+        }
+    });
+    receiver
+}
+
+/// Undoes what an agent before this one left, as soon as the drivers let it.
+async fn clean(volumes: Arc<VolumeManager>) {
+    for wait in waits() {
+        match volumes.clean().await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "volumes of an earlier agent cannot be taken down yet; trying again"),
+        }
+        tokio::time::sleep(wait).await;
+    }
 }
 
 /// None when the agent ends before.

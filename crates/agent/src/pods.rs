@@ -133,6 +133,14 @@ impl Pods {
         }
     }
 
+    /// A driver came or went: what waited for it is tried at once.
+    pub fn drivers_changed(&self) {
+        for handle in self.workers.lock().values() {
+            handle.mailbox.retry_volumes.store(true, Ordering::Relaxed);
+            handle.mailbox.woken.notify_one();
+        }
+    }
+
     /// Takes what containerd tells.
     pub fn happened(&self, happened: Happened) {
         let workers = self.workers.lock();

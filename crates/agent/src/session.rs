@@ -35,29 +35,40 @@ pub struct Registration {
     pub lease: Duration,
 }
 
-/// Keeps `node` registered until `shutdown`; tells `registered` of each registration. `phase` (0 to 1) spreads the
-/// heartbeats of nodes that start together.
+/// Keeps `node` registered until `shutdown`, anew when it changes; tells `registered` of each registration. `phase` (0 to
+/// 1) spreads the heartbeats of nodes that start together.
 pub async fn keep(
     mut api: NodeApi,
-    node: Node,
+    mut node: watch::Receiver<Node>,
     phase: f64,
     registered: watch::Sender<Option<Registration>>,
     shutdown: CancellationToken,
 ) {
     let session = async {
         loop {
-            let registration = register(&mut api, &node).await;
+            let present = node.borrow_and_update().clone();
+            let registration = register(&mut api, &present).await;
             tracing::info!(
-                node = name(&node),
+                node = name(&present),
                 lease = registration.lease_id,
                 lease_seconds = registration.lease.as_secs(),
                 "registered"
             );
             registered.send_replace(Some(registration.clone()));
-            heartbeats(&mut api, &node, registration, phase).await;
+            tokio::select! {
+                () = heartbeats(&mut api, &present, registration, phase) => {}
+                () = changed(&mut node) => tracing::info!(node = name(&present), "the node changed; registering again"),
+            }
         }
     };
     shutdown.run_until_cancelled(session).await;
+}
+
+/// Never, if nobody is left who could change it.
+async fn changed(node: &mut watch::Receiver<Node>) {
+    if node.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 fn name(node: &Node) -> &str {

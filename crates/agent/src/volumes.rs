@@ -1,34 +1,41 @@
 //! The volumes of pods on this node.
 //!
 //! Each volume of a pod has a folder under the pod's: `mount` is what containers see, `csi.json` says what it takes to
-//! undo a CSI volume and is written before the volume is published. So an agent that starts anew, or that hears of a pod no
-//! more, can still take everything down. Nothing below a mount point is ever removed (I21).
+//! undo a CSI volume and is written before the driver is called. So an agent that starts anew, or that hears of a pod no
+//! more, can still take everything down, and can say of any volume whether it may be mounted. A volume that is being
+//! copied has such a folder too, under `transfers`. Nothing below a mount point is ever removed (I21).
+
+mod files;
+mod record;
+pub mod service;
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-    path::{Component, Path, PathBuf},
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use model::quantity::Quantity;
-use nix::mount::{MntFlags, MsFlags};
+use nix::mount::MntFlags;
+use parking_lot::Mutex;
 use pb::{
-    agent::v1::{PodBundle, PodRef},
-    objects::{KeyToPath, ObjectMeta, Pod, PodSpec, Volume},
+    agent::v1::{ClaimVolume, PodBundle, PodRef},
+    objects::{ObjectMeta, PersistentVolume, Pod, PodSpec, Volume},
 };
+use record::Record;
 
 use crate::{
-    csi::{CsiError, Drivers, Published, make_dir, remove_empty_dir, source},
+    beneath::{Folder, present},
+    csi::{self, CsiError, Drivers, Registry, Turn, VolumeId, Wish},
     mounts,
 };
 
-/// Mode of files from ConfigMaps and Secrets unless the volume says otherwise.
-const FILE_MODE: i32 = 0o644;
-
 /// The file in a pod's folder that tells its namespace and name.
 const NAME_FILE: &str = "name";
+
+/// The folder of volumes in a pod's folder.
+const VOLUMES: &str = "volumes";
 
 /// What can go wrong with a pod's volumes.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +47,55 @@ pub enum VolumeError {
         volume: String,
         /// Its claim.
         claim: String,
+    },
+    /// The volume must be attached to the node first.
+    #[error("volume {volume:?} is not attached to this node yet{why}")]
+    NotAttached {
+        /// The persistent volume.
+        volume: String,
+        /// Why it takes its time, if that is known.
+        why: String,
+    },
+    /// Its mount is not there, or shows something else.
+    #[error("volume {volume:?}: {why}; it is mounted anew before a container starts")]
+    Lost {
+        /// The pod's volume.
+        volume: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The volume is for one pod, and another has it.
+    #[error(
+        "volume {volume:?} has access mode ReadWriteOncePod, and pod {other} of this node has it: \
+         this pod starts when that one is gone"
+    )]
+    OnePod {
+        /// The driver's id of the volume.
+        volume: String,
+        /// The other pod.
+        other: String,
+    },
+    /// The volume is being copied.
+    #[error("volume {volume:?} is being copied: pods get it when that has ended")]
+    Copied {
+        /// The driver's id of the volume.
+        volume: String,
+    },
+    /// A pod has the volume that shall be copied.
+    #[error("volume {volume:?} is in use by pod {other} of this node: stop the pod first")]
+    InUse {
+        /// The driver's id of the volume.
+        volume: String,
+        /// The pod.
+        other: String,
+    },
+    /// The pod's folder tells of another volume.
+    #[error(
+        "volume {volume:?} of the pod is now another one than is mounted: delete the pod, and it starts with the new one"
+    )]
+    Changed {
+        /// The driver's id of the volume that is mounted.
+        volume: String,
     },
     /// A ConfigMap or Secret is missing.
     #[error("volume {volume:?}: {problem}")]
@@ -73,119 +129,248 @@ pub enum VolumeError {
     StillMounted(PathBuf),
 }
 
-/// The volumes of all pods of the node.
+/// The word for a mount that is gone, or whose data is.
+pub const LOST: &str = "VolumeLost";
+
+impl VolumeError {
+    /// One word, for a container that waits for its volumes.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            VolumeError::NotAttached { .. } => "VolumeNotAttached",
+            VolumeError::Lost { .. } => LOST,
+            VolumeError::Csi(error) if error.is_lost() => LOST,
+            _ => "FailedMount",
+        }
+    }
+}
+
+/// For whom a volume is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    /// A pod, by its uid.
+    Pod(String),
+    /// A copy to or from another node.
+    Transfer,
+}
+
+/// Somebody has a volume, or may have it.
 #[derive(Clone, Debug)]
+pub struct Use {
+    /// Who.
+    pub user: User,
+    /// Where it is shown.
+    pub target: PathBuf,
+    /// Whether the driver has said so; else it may be so.
+    pub published: bool,
+}
+
+/// The volumes of all pods of the node.
+#[derive(Debug)]
 pub struct VolumeManager {
-    pods: PathBuf,
-    drivers: Arc<Drivers>,
+    pods: Folder,
+    transfers: Folder,
+    /// Folders of transfers that are under way.
+    copying: Mutex<BTreeSet<String>>,
+    drivers: Drivers,
 }
 
 impl VolumeManager {
-    /// Volumes under `data_dir`; CSI drivers with their sockets under `csi_dir`.
-    pub fn new(data_dir: &Path, csi_dir: &Path) -> Self {
-        let drivers = Drivers::new(csi_dir.to_owned(), data_dir.join("staging"));
-        Self { pods: data_dir.join("pods"), drivers: Arc::new(drivers) }
+    /// Volumes under `data_dir`, of the drivers of `registry`, each of whose calls may take `deadline`.
+    pub fn new(data_dir: &Path, registry: Arc<Registry>, deadline: Duration) -> io::Result<Self> {
+        let data = Folder::root(data_dir)?;
+        Ok(Self {
+            pods: data.make("pods")?,
+            transfers: data.make("transfers")?,
+            copying: Mutex::default(),
+            drivers: Drivers::new(registry, data.make("staging")?, deadline),
+        })
     }
 
-    fn folder(&self, uid: &str) -> PathBuf {
-        self.pods.join(uid).join("volumes")
+    /// The node's drivers.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.drivers.registry
+    }
+
+    /// The folder of a pod's volumes, if it has one.
+    fn folder(&self, uid: &str) -> io::Result<Option<Folder>> {
+        let Some(pod) = present(self.pods.open(uid))? else { return Ok(None) };
+        present(pod.open(VOLUMES))
     }
 
     /// Makes the pod's folder, with its name in it: who finds the folder later knows whose it is.
     pub fn remember(&self, pod: &PodRef) -> Result<(), VolumeError> {
-        let folder = self.pods.join(&pod.uid);
-        make_dir(&folder)?;
-        let name = folder.join(NAME_FILE);
-        write_file(&name, format!("{}/{}", pod.namespace, pod.name).as_bytes(), 0o600)
+        let text = format!("{}/{}", pod.namespace, pod.name);
+        let remember = || self.pods.make(&pod.uid)?.write(NAME_FILE, text.as_bytes());
+        remember().map_err(io_error(&self.pods.path().join(&pod.uid)))
     }
 
     /// Pods that have a folder on this node. One whose folder does not tell its name has an empty one.
     pub fn pods(&self) -> io::Result<Vec<PodRef>> {
-        let entries = match fs::read_dir(&self.pods) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let read = |entry: io::Result<fs::DirEntry>| {
-            let path = entry?.path();
-            let uid = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let text = fs::read_to_string(path.join(NAME_FILE)).unwrap_or_default();
+        let read = |uid: std::ffi::OsString| {
+            let text = self.pods.open(&uid).and_then(|pod| pod.read(NAME_FILE)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
             let (namespace, name) = text.split_once('/').unwrap_or_default();
-            Ok(PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid })
+            let uid = uid.to_string_lossy().into_owned();
+            PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid }
         };
-        entries.map(read).collect()
+        Ok(self.pods.names()?.into_iter().map(read).collect())
     }
 
     /// Whether nothing of the pod's volumes is on the node.
     pub fn is_absent(&self, uid: &str) -> bool {
-        !self.folder(uid).exists()
+        matches!(self.folder(uid), Ok(None))
     }
 
     /// Where the pod's volumes are, and which are read-only as a whole.
     pub fn paths(&self, pod: &Pod) -> BTreeMap<String, (PathBuf, bool)> {
         let none = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&none);
-        let folder = self.folder(pod.metadata.as_ref().map_or("", |meta| &meta.uid));
+        let folder = self.pods.path().join(uid_of(pod)).join(VOLUMES);
         let path = |volume: &Volume| {
             let claim_read_only = volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only);
             let read_only = claim_read_only || volume.config_map.is_some() || volume.secret.is_some();
-            (volume.name.clone(), (folder.join(&volume.name).join("mount"), read_only))
+            (volume.name.clone(), (folder.join(&volume.name).join(csi::MOUNT), read_only))
         };
         spec.volumes.iter().map(path).collect()
     }
 
     /// Mounts all volumes of a pod. Idempotent.
     pub async fn mount(&self, bundle: &PodBundle) -> Result<(), VolumeError> {
-        let pod = bundle.pod.clone().unwrap_or_default();
-        let folder = self.folder(pod.metadata.as_ref().map_or("", |meta| &meta.uid));
-        make_dir(&folder)?;
+        let none = Pod::default();
+        let pod = bundle.pod.as_ref().unwrap_or(&none);
+        let uid = uid_of(pod);
+        let make = || self.pods.make(uid)?.make(VOLUMES);
+        let folder = make().map_err(io_error(&self.pods.path().join(uid)))?;
         for volume in pod.spec.iter().flat_map(|spec| &spec.volumes) {
-            let folder = folder.join(&volume.name);
-            make_dir(&folder)?;
-            self.mount_one(bundle, volume, &folder).await?;
+            let home = folder.make(&volume.name).map_err(io_error(&folder.path().join(&volume.name)))?;
+            match &volume.persistent_volume_claim {
+                Some(claim) => {
+                    let bound = bundle.volumes.iter().find(|bound| bound.claim_name == claim.claim_name);
+                    let bound = attached(volume, &claim.claim_name, bound)?;
+                    self.show(&home, &User::Pod(uid.to_owned()), bound, claim.read_only).await?;
+                }
+                None => files::mount(bundle, volume, &home.path().join(csi::MOUNT))?,
+            }
         }
         Ok(())
     }
 
-    async fn mount_one(&self, bundle: &PodBundle, volume: &Volume, folder: &Path) -> Result<(), VolumeError> {
-        let target = folder.join("mount");
-        if let Some(claim) = &volume.persistent_volume_claim {
-            let bound = bundle.volumes.iter().find(|bound| bound.claim_name == claim.claim_name);
-            let Some(bound) = bound.and_then(|bound| bound.volume.as_ref()) else {
-                let (volume, claim) = (volume.name.clone(), claim.claim_name.clone());
-                return Err(VolumeError::Unbound { volume, claim });
-            };
-            let record = folder.join("csi.json");
-            let text = serde_json::to_vec(&source(bound)?).map_err(|error| io_error(&record)(error.into()))?;
-            write_file(&record, &text, 0o600)?;
-            self.drivers.publish(bound, &target, claim.read_only).await?;
-        } else if let Some(map) = &volume.config_map {
-            let found = bundle.config_maps.iter().find(|found| is_named(found.metadata.as_ref(), &map.name));
-            if found.is_none() && map.optional != Some(true) {
-                return Err(missing(volume, format!("configMap {:?} does not exist", map.name)));
+    /// Shows a volume in a folder's `mount`. Idempotent.
+    async fn show(
+        &self,
+        home: &Folder,
+        user: &User,
+        bound: (&PersistentVolume, &BTreeMap<String, String>),
+        read_only: bool,
+    ) -> Result<(), VolumeError> {
+        let (volume, publish_context) = bound;
+        let id = VolumeId::of(volume)?;
+        let target = home.path().join(csi::MOUNT);
+        let failed = io_error(home.path());
+        let turn = self.drivers.turn(&id).await;
+        self.give_way(&id, user, volume)?;
+        let before = record::read(home).map_err(&failed)?;
+        if let Some(before) = before.as_ref().filter(|before| before.id != id) {
+            return Err(VolumeError::Changed { volume: before.id.volume.clone() });
+        }
+        let known = before.as_ref().and_then(|before| before.shown.clone());
+        let now = mounts::shown_at(&target).map_err(&failed)?;
+        if known.is_some() && now.is_some() && known != now {
+            tracing::warn!(target = %target.display(), ?known, ?now, "not what was mounted there: it is taken down");
+            self.drivers.unpublish(&turn, &target).await?;
+        }
+        let mut record = Record { id, shown: known };
+        if before.as_ref() != Some(&record) {
+            record::write(home, &record).map_err(&failed)?;
+        }
+        self.drivers.publish(&turn, Wish { volume, publish_context, target: &target, read_only }).await?;
+        let shown = mounts::shown_at(&target).map_err(&failed)?;
+        if record.shown != shown {
+            record.shown = shown;
+            record::write(home, &record).map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whether others that have the volume leave room for one more.
+    fn give_way(&self, id: &VolumeId, me: &User, volume: &PersistentVolume) -> Result<(), VolumeError> {
+        let modes = volume.spec.as_ref().map(|spec| spec.access_modes.as_slice()).unwrap_or_default();
+        let volume = || id.volume.clone();
+        for other in self.uses(id)?.into_iter().filter(|other| other.user != *me) {
+            match (&other.user, me) {
+                (User::Transfer, _) => return Err(VolumeError::Copied { volume: volume() }),
+                (User::Pod(uid), User::Transfer) => {
+                    return Err(VolumeError::InUse { volume: volume(), other: self.name_of(uid) });
+                }
+                (User::Pod(uid), User::Pod(_)) if csi::is_for_one_pod(modes) => {
+                    return Err(VolumeError::OnePod { volume: volume(), other: self.name_of(uid) });
+                }
+                (User::Pod(_), User::Pod(_)) => {}
             }
-            let text = found.iter().flat_map(|found| &found.data).map(|(key, text)| (key.as_str(), text.as_bytes()));
-            let bytes = found.iter().flat_map(|found| &found.binary_data).map(|(key, b)| (key.as_str(), b.as_slice()));
-            let keys = text.chain(bytes).collect();
-            make_dir(&target)?;
-            write_keys(volume, &target, &keys, &map.items, map.default_mode, map.optional)?;
-        } else if let Some(secret) = &volume.secret {
-            let found = bundle.secrets.iter().find(|found| is_named(found.metadata.as_ref(), &secret.secret_name));
-            if found.is_none() && secret.optional != Some(true) {
-                return Err(missing(volume, format!("secret {:?} does not exist", secret.secret_name)));
+        }
+        Ok(())
+    }
+
+    /// For messages: the pod's name, or its uid.
+    fn name_of(&self, uid: &str) -> String {
+        let name = self.pods.open(uid).and_then(|pod| pod.read(NAME_FILE));
+        name.map_or_else(|_| uid.to_owned(), |name| String::from_utf8_lossy(&name).into_owned())
+    }
+
+    /// Who has a volume, or may have it.
+    pub fn uses(&self, id: &VolumeId) -> Result<Vec<Use>, VolumeError> {
+        let mut uses = Vec::new();
+        let mut look = |user: User, home: Option<Folder>| -> io::Result<()> {
+            let Some(home) = home else { return Ok(()) };
+            if let Some(record) = record::read(&home)?.filter(|record| record.id == *id) {
+                uses.push(Use { user, target: home.path().join(csi::MOUNT), published: record.shown.is_some() });
             }
-            let data = found.iter().flat_map(|found| &found.data);
-            let keys = data.map(|(key, bytes)| (key.as_str(), bytes.as_slice())).collect();
-            mount_tmpfs(&target, "mode=0755")?;
-            write_keys(volume, &target, &keys, &secret.items, secret.default_mode, secret.optional)?;
-        } else {
-            let empty = volume.empty_dir.clone().unwrap_or_default();
-            if empty.medium == "Memory" {
-                let size = empty.size_limit.as_ref().and_then(|size| Quantity::try_from(size).ok());
-                let size = size.map(|size| format!(",size={}", size.as_units())).unwrap_or_default();
-                mount_tmpfs(&target, &format!("mode=0777{size}"))?;
-            } else {
-                make_dir(&target)?;
-                fs::set_permissions(&target, fs::Permissions::from_mode(0o777)).map_err(io_error(&target))?;
+            Ok(())
+        };
+        let mut all = || -> io::Result<()> {
+            for uid in self.pods.names()? {
+                let uid = uid.to_string_lossy().into_owned();
+                let Some(folder) = self.folder(&uid)? else { continue };
+                for volume in folder.names()? {
+                    look(User::Pod(uid.clone()), present(folder.open(volume))?)?;
+                }
+            }
+            for transfer in self.transfers.names()? {
+                look(User::Transfer, present(self.transfers.open(transfer))?)?;
+            }
+            Ok(())
+        };
+        all().map_err(io_error(self.pods.path()))?;
+        Ok(uses)
+    }
+
+    /// Whether what a container of the pod would see is what was mounted: asked right before each start (I5).
+    pub async fn verify(&self, pod: &Pod, container: &str) -> Result<(), VolumeError> {
+        let none = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&none);
+        let mut containers = spec.containers.iter().chain(&spec.init_containers);
+        let mounts = containers.find(|found| found.name == container).map(|found| found.volume_mounts.as_slice());
+        let named: BTreeSet<&str> = mounts.unwrap_or_default().iter().map(|mount| mount.name.as_str()).collect();
+        let folder = self.folder(uid_of(pod)).map_err(io_error(self.pods.path()))?;
+        for volume in spec.volumes.iter().filter(|volume| named.contains(volume.name.as_str())) {
+            let lost = |why: String| VolumeError::Lost { volume: volume.name.clone(), why };
+            let home = folder.as_ref().map(|folder| present(folder.open(&volume.name))).transpose();
+            let home = home.map_err(|error| lost(error.to_string()))?.flatten();
+            let home = home.ok_or_else(|| lost("its folder is gone".to_owned()))?;
+            let target = home.path().join(csi::MOUNT);
+            let now = mounts::shown_at(&target).map_err(io_error(&target))?;
+            if volume.persistent_volume_claim.is_some() {
+                let known = record::read(&home).map_err(io_error(home.path()))?.and_then(|record| record.shown);
+                match (known, now) {
+                    (Some(known), Some(now)) if known == now => {}
+                    (_, None) => return Err(lost(format!("nothing is mounted at {} any more", target.display()))),
+                    _ => return Err(lost(format!("something else is mounted at {}", target.display()))),
+                }
+                mounts::is_alive(&target).await.map_err(|error| lost(format!("{}: {error}", target.display())))?;
+            } else if now.is_none()
+                && (files::is_tmpfs(volume) || present(home.open(csi::MOUNT)).is_ok_and(|it| it.is_none()))
+            {
+                return Err(lost(format!("{} is not there any more", target.display())));
             }
         }
         Ok(())
@@ -193,155 +378,128 @@ impl VolumeManager {
 
     /// Takes all volumes of a pod down. Idempotent; needs nothing but what is on the node.
     pub async fn unmount(&self, uid: &str) -> Result<(), VolumeError> {
-        let folder = self.folder(uid);
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(io_error(&folder))?,
-        };
-        for entry in entries {
-            let path = entry.map_err(io_error(&folder))?.path();
-            self.unmount_one(uid, &path).await?;
+        let failed = io_error(&self.pods.path().join(uid));
+        let Some(pod) = present(self.pods.open(uid)).map_err(&failed)? else { return Ok(()) };
+        let Some(folder) = present(pod.open(VOLUMES)).map_err(&failed)? else { return Ok(()) };
+        for name in folder.names().map_err(&failed)? {
+            let Some(home) = present(folder.open(&name)).map_err(&failed)? else { continue };
+            if record::read(&home).map_err(&failed)?.is_some() {
+                self.hide(&home).await?;
+                folder.remove_dir(&name).map_err(&failed)?;
+                continue;
+            }
+            let target = home.path().join(csi::MOUNT);
+            if mounts::shown_at(&target).map_err(io_error(&target))?.is_some() {
+                nix::mount::umount2(&target, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| io_error(&target)(e.into()))?;
+            }
+            refuse_mounts(home.path())?;
+            folder.remove_tree(&name).map_err(&failed)?;
         }
-        remove_empty_dir(&folder)?;
+        pod.remove_dir(VOLUMES).map_err(&failed)
+    }
+
+    /// Undoes [`VolumeManager::show`]; unstages too unless somebody else has the volume. Idempotent.
+    async fn hide(&self, home: &Folder) -> Result<(), VolumeError> {
+        let failed = io_error(home.path());
+        let target = home.path().join(csi::MOUNT);
+        let Some(record) = record::read(home).map_err(&failed)? else { return Ok(()) };
+        let turn = self.drivers.turn(&record.id).await;
+        self.drivers.unpublish(&turn, &target).await?;
+        refuse_mounts(&target)?;
+        // Not recursive: whatever is in an unpublished volume's folder is not ours to remove.
+        home.remove_dir(csi::MOUNT).map_err(&failed)?;
+        self.unstage(&turn, &target).await?;
+        // Last, and before another gets its turn: until here the volume may be mounted.
+        record::remove(home).map_err(&failed)
+    }
+
+    /// Unstages a volume that nobody has but who had it at `target`.
+    async fn unstage(&self, turn: &Turn, target: &Path) -> Result<(), VolumeError> {
+        if self.uses(turn.id())?.iter().all(|other| other.target == target) {
+            self.drivers.unstage(turn).await?;
+        }
         Ok(())
     }
 
-    async fn unmount_one(&self, uid: &str, folder: &Path) -> Result<(), VolumeError> {
-        let target = folder.join("mount");
-        let record = folder.join("csi.json");
-        if let Some(which) = read_record(&record)? {
-            self.drivers.unpublish(&which, &target, || self.used_by_another(uid, &which)).await?;
-            if !mounts::below(&target).map_err(io_error(&target))?.is_empty() {
-                return Err(VolumeError::StillMounted(target));
-            }
-            // Not recursive: whatever is in an unpublished volume's folder is not ours to remove.
-            remove_empty_dir(&target)?;
-            fs::remove_file(&record).map_err(io_error(&record))?;
-            return Ok(remove_empty_dir(folder)?);
+    /// Undoes what an agent before this one left and nobody goes on with: copies, and volumes staged for nobody.
+    pub async fn clean(&self) -> Result<(), VolumeError> {
+        let failed = io_error(self.transfers.path());
+        for name in self.transfers.names().map_err(&failed)? {
+            let busy = self.copying.lock().contains(&*name.to_string_lossy());
+            let Some(home) = present(self.transfers.open(&name)).map_err(&failed)?.filter(|_| !busy) else { continue };
+            self.hide(&home).await?;
+            refuse_mounts(home.path())?;
+            self.transfers.remove_dir(&name).map_err(&failed)?;
         }
-        if target.exists() && mounts::is_mount_point(&target).map_err(io_error(&target))? {
-            nix::mount::umount2(&target, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| io_error(&target)(e.into()))?;
+        for id in self.drivers.staged().map_err(io_error(self.transfers.path()))? {
+            let turn = self.drivers.turn(&id).await;
+            self.unstage(&turn, Path::new("")).await?;
         }
-        if let Some(point) = mounts::below(folder).map_err(io_error(folder))?.into_iter().next() {
-            return Err(VolumeError::StillMounted(point));
-        }
-        fs::remove_dir_all(folder).map_err(io_error(folder))
-    }
-
-    /// Whether another pod of this node has the volume; if that cannot be told, it counts as used.
-    fn used_by_another(&self, uid: &str, which: &Published) -> bool {
-        let Ok(pods) = self.pods() else { return true };
-        pods.iter().filter(|other| other.uid != uid).any(|other| {
-            let folders = fs::read_dir(self.folder(&other.uid)).into_iter().flatten().flatten();
-            folders.into_iter().any(|volume| match read_record(&volume.path().join("csi.json")) {
-                Ok(record) => record.as_ref() == Some(which),
-                Err(_) => true,
-            })
-        })
+        Ok(())
     }
 
     /// Removes the pod's own folder, after its volumes are gone.
     pub fn remove_folder(&self, uid: &str) -> Result<(), VolumeError> {
-        let folder = self.pods.join(uid);
-        if let Some(point) = mounts::below(&folder).map_err(io_error(&folder))?.into_iter().next() {
-            return Err(VolumeError::StillMounted(point));
-        }
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&folder)(error)),
-            _ => Ok(()),
+        let folder = self.pods.path().join(uid);
+        refuse_mounts(&folder)?;
+        self.pods.remove_tree(uid).map_err(io_error(&folder))
+    }
+}
+
+fn uid_of(pod: &Pod) -> &str {
+    pod.metadata.as_ref().map_or("", |meta| &meta.uid)
+}
+
+/// The volume of a claim with what attaching it said, if it can be mounted now.
+fn attached<'a>(
+    volume: &Volume,
+    claim: &str,
+    bound: Option<&'a ClaimVolume>,
+) -> Result<(&'a PersistentVolume, &'a BTreeMap<String, String>), VolumeError> {
+    static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+    let unbound = || VolumeError::Unbound { volume: volume.name.clone(), claim: claim.to_owned() };
+    let bound = bound.ok_or_else(unbound)?;
+    let persistent = bound.volume.as_ref().ok_or_else(unbound)?;
+    let attachment = bound.attachment.as_ref();
+    let status = attachment.and_then(|attachment| attachment.status.as_ref());
+    let ending = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
+    let ends = attachment.and_then(|attachment| attachment.metadata.as_ref()).is_some_and(ending);
+    match status {
+        Some(status) if status.attached && !ends => Ok((persistent, &status.attachment_metadata)),
+        _ if !bound.attach_required => Ok((persistent, &NOTHING)),
+        status => {
+            let error = status.and_then(|status| status.attach_error.as_ref());
+            let why = match (ends, error) {
+                (true, _) => ": it is being detached".to_owned(),
+                (false, Some(error)) => format!(": {}", error.message),
+                (false, None) => String::new(),
+            };
+            let name = persistent.metadata.as_ref().map_or("", |meta| &meta.name).to_owned();
+            Err(VolumeError::NotAttached { volume: name, why })
         }
     }
 }
 
-fn is_named(meta: Option<&ObjectMeta>, name: &str) -> bool {
-    meta.is_some_and(|meta| meta.name == name)
+fn refuse_mounts(path: &Path) -> Result<(), VolumeError> {
+    match mounts::below(path).map_err(io_error(path))?.into_iter().next() {
+        Some(point) => Err(VolumeError::StillMounted(point)),
+        None => Ok(()),
+    }
 }
 
-fn missing(volume: &Volume, problem: String) -> VolumeError {
-    VolumeError::Missing { volume: volume.name.clone(), problem: format!("{problem}; create it, and the pod starts") }
-}
-
-fn io_error(path: &Path) -> impl Fn(io::Error) -> VolumeError {
+fn io_error(path: &Path) -> impl Fn(io::Error) -> VolumeError + use<> {
     let path = path.to_owned();
     move |error| VolumeError::Io { path: path.clone(), error }
 }
 
-fn read_record(path: &Path) -> Result<Option<Published>, VolumeError> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| io_error(path)(error.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error(path)(error)),
-    }
-}
-
-fn mount_tmpfs(target: &Path, options: &str) -> Result<(), VolumeError> {
-    make_dir(target)?;
-    if mounts::is_mount_point(target).map_err(io_error(target))? {
-        return Ok(());
-    }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options))
-        .map_err(|e| io_error(target)(e.into()))
-}
-
-/// Writes keys as files: all, or those that `items` names, at their paths.
-fn write_keys(
-    volume: &Volume,
-    target: &Path,
-    keys: &BTreeMap<&str, &[u8]>,
-    items: &[KeyToPath],
-    default_mode: Option<i32>,
-    optional: Option<bool>,
-) -> Result<(), VolumeError> {
-    let default_mode = default_mode.unwrap_or(FILE_MODE);
-    let all: Vec<KeyToPath>;
-    let items = if items.is_empty() {
-        let item = |key: &&str| KeyToPath { key: (*key).to_owned(), path: (*key).to_owned(), mode: None };
-        all = keys.keys().map(item).collect();
-        &all
-    } else {
-        items
-    };
-    for item in items {
-        let Some(bytes) = keys.get(item.key.as_str()) else {
-            if optional == Some(true) {
-                continue;
-            }
-            return Err(missing(volume, format!("key {:?} does not exist", item.key)));
-        };
-        let relative = Path::new(&item.path);
-        if item.path.is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(VolumeError::BadPath { volume: volume.name.clone(), path: item.path.clone() });
-        }
-        let path = target.join(relative);
-        if let Some(parent) = path.parent().filter(|parent| *parent != target) {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
-            made.map_err(io_error(parent))?;
-        }
-        let mode = u32::try_from(item.mode.unwrap_or(default_mode)).unwrap_or(0o644) & 0o777;
-        write_file(&path, bytes, mode)?;
-    }
-    Ok(())
-}
-
-/// Writes a file whole or not at all: readers see the old or the new.
-fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), VolumeError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".berth-new");
-    let new = path.with_file_name(name);
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-        io::Write::write_all(&mut file, bytes)?;
-        // The mode above passes through the umask.
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        fs::rename(&new, path)
-    };
-    write().map_err(io_error(path))
-}
-
 #[cfg(test)]
 mod tests {
-    use pb::objects::{ConfigMap, ConfigMapVolumeSource, EmptyDirVolumeSource};
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use pb::objects::{
+        ConfigMap, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, KeyToPath, Time, VolumeAttachment,
+        VolumeAttachmentStatus, VolumeError as AttachError, VolumeMount,
+    };
 
     use super::*;
 
@@ -364,10 +522,14 @@ mod tests {
         Volume { name: "conf".into(), config_map: Some(map), ..Default::default() }
     }
 
+    fn manager(dir: &Path) -> VolumeManager {
+        VolumeManager::new(dir, Arc::new(Registry::new(dir)), Duration::from_secs(1)).unwrap()
+    }
+
     #[tokio::test]
     async fn files_and_empty_folders_come_and_go() {
         let dir = tempfile::tempdir().unwrap();
-        let manager = VolumeManager::new(dir.path(), dir.path());
+        let manager = manager(dir.path());
         let item = KeyToPath { key: "b".into(), path: "sub/two".into(), mode: Some(0o400) };
         let scratch =
             Volume { name: "scratch".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() };
@@ -380,6 +542,13 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o400);
         assert!(!paths["conf"].0.join("a").exists());
         fs::write(paths["scratch"].0.join("x"), "y").unwrap();
+        let mut pod = bundle.pod.clone().unwrap();
+        let mounts = vec![VolumeMount { name: "scratch".into(), ..Default::default() }];
+        let main = Container { name: "main".into(), volume_mounts: mounts, ..Default::default() };
+        pod.spec.as_mut().unwrap().containers = vec![main];
+        manager.verify(&pod, "main").await.unwrap();
+        fs::rename(&paths["scratch"].0, dir.path().join("away")).unwrap();
+        assert_eq!(manager.verify(&pod, "main").await.unwrap_err().reason(), LOST);
 
         manager.unmount("pod").await.unwrap();
         assert!(manager.is_absent("pod"));
@@ -389,7 +558,7 @@ mod tests {
     #[tokio::test]
     async fn refuses_paths_that_leave_the_volume_and_names_what_is_missing() {
         let dir = tempfile::tempdir().unwrap();
-        let manager = VolumeManager::new(dir.path(), dir.path());
+        let manager = manager(dir.path());
         for (key, path, says) in
             [("a", "../x", "must be relative"), ("a", "/x", "must be relative"), ("c", "c", "key \"c\"")]
         {
@@ -401,5 +570,40 @@ mod tests {
         without.config_maps.clear();
         let error = manager.mount(&without).await.unwrap_err().to_string();
         assert!(error.contains("configMap \"conf\" does not exist"), "{error}");
+    }
+
+    #[test]
+    fn a_volume_that_must_be_attached_waits_until_it_is() {
+        let volume = Volume { name: "www".into(), ..Default::default() };
+        let status = |attached| VolumeAttachmentStatus {
+            attached,
+            attachment_metadata: [("device".to_owned(), "7".to_owned())].into(),
+            attach_error: (!attached).then(|| AttachError { message: "node-2 has it".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        let attachment = |attached, ends: bool| VolumeAttachment {
+            metadata: Some(ObjectMeta { deletion_timestamp: ends.then(Time::default), ..Default::default() }),
+            status: Some(status(attached)),
+            ..Default::default()
+        };
+        let wait = |required, attachment| {
+            let volume = PersistentVolume::default();
+            ClaimVolume { volume: Some(volume), attach_required: required, attachment, ..Default::default() }
+        };
+        let ask = |bound: &ClaimVolume| {
+            let context = attached(&volume, "www-web-0", Some(bound)).map(|(_, context)| context.clone());
+            context.map_err(|error| (error.reason(), error.to_string()))
+        };
+        assert_eq!(ask(&wait(false, None)).unwrap().len(), 0);
+        assert_eq!(ask(&wait(true, Some(attachment(true, false)))).unwrap()["device"], "7");
+        for (bound, says) in [
+            (wait(true, None), "yet"),
+            (wait(true, Some(attachment(false, false))), "node-2 has it"),
+            (wait(true, Some(attachment(true, true))), "being detached"),
+        ] {
+            let (reason, message) = ask(&bound).unwrap_err();
+            assert!(reason == "VolumeNotAttached" && message.contains(says), "{reason}: {message}");
+        }
+        assert_eq!(attached(&volume, "www-web-0", None).unwrap_err().reason(), "FailedMount");
     }
 }

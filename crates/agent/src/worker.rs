@@ -35,7 +35,7 @@ use crate::{
     probe::Probers,
     report::Reporter,
     spec::{NodeSettings, reference},
-    volumes::VolumeManager,
+    volumes::{LOST, VolumeManager},
 };
 
 /// The first wait after a failed step, and the longest.
@@ -62,7 +62,7 @@ pub struct Shared {
     /// The container runtime.
     pub cri: Cri,
     /// The volumes.
-    pub volumes: VolumeManager,
+    pub volumes: Arc<VolumeManager>,
     /// What is the same for all pods.
     pub settings: NodeSettings,
     /// Takes the statuses.
@@ -95,6 +95,8 @@ pub struct Mailbox {
     pub woken: Arc<Notify>,
     /// Containers that have ended, as containerd tells; CRI may lag behind.
     pub ended: Mutex<BTreeSet<String>>,
+    /// What keeps volumes from being mounted or unmounted may have changed: no waiting for the next try.
+    pub retry_volumes: AtomicBool,
 }
 
 /// The worker of one pod.
@@ -162,6 +164,9 @@ impl Worker {
             let (bundle, wanted) = self.wanted(&desired);
             if let Desired::Known(bundle) = &desired {
                 self.know(bundle);
+            }
+            if self.mailbox.retry_volumes.swap(false, Ordering::Relaxed) {
+                self.failures.retain(|step, _| !matches!(step, Step::Volumes | Step::TearDown));
             }
             let runtime = match self.shared.cri.observe(&self.reference.uid).await {
                 Ok(runtime) => runtime,
@@ -442,6 +447,10 @@ impl Worker {
             Err(failed) => {
                 tracing::warn!(?step, reason = failed.reason, problem = failed.message, "step failed; trying again");
                 self.shared.metrics.failed_steps.inc();
+                if failed.reason == LOST {
+                    // What counted as mounted is not: mounted anew before anything starts.
+                    self.volumes = Volumes::Unknown;
+                }
                 let tries = self.failures.get(&step).map_or(0, |(tries, _)| *tries);
                 let wait = RETRY.0.saturating_mul(1 << tries.min(10)).min(RETRY.1);
                 let failure = Failure {

@@ -46,13 +46,17 @@ fn build(url: &str, deadline: Option<Duration>) -> Result<Channel, BadAddress> {
     if uri.scheme_str() != Some("http") || uri.authority().is_none() {
         return Err(bad());
     }
-    let mut endpoint = Endpoint::from(uri)
-        .connect_timeout(CONNECT)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(KEEP_ALIVE))
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true);
+    let mut endpoint = Endpoint::from(uri).connect_timeout(CONNECT);
+    // On a socket the kernel tells the end of the other side at once; and servers of other make (grpc-go, grpcio) hang up
+    // on who pings them more often than every few minutes, in the midst of a call.
+    if socket.is_none() {
+        endpoint = endpoint
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(KEEP_ALIVE))
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+    }
     if let Some(deadline) = deadline {
         endpoint = endpoint.timeout(deadline);
     }

@@ -6,12 +6,12 @@ mod driver;
 #[path = "../fake/mod.rs"]
 mod fake;
 mod machine;
+mod volumes;
 
 use std::{
     fs,
     io::{Read, Write},
     path::PathBuf,
-    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -47,6 +47,7 @@ struct Node {
     machine: Machine,
     cluster: Cluster,
     driver: Driver,
+    driver_stop: CancellationToken,
     agent: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
 }
 
@@ -56,8 +57,8 @@ impl Node {
             tracing_subscriber::fmt().with_env_filter("info,h2=off,hickory_server=warn").with_test_writer().try_init(),
         );
         let cluster = Cluster::start("127.0.0.1").await;
-        let driver = Driver::start(&machine.dir);
-        let mut node = Self { machine, cluster, driver, agent: None };
+        let (driver, driver_stop) = Driver::start(&machine.dir);
+        let mut node = Self { machine, cluster, driver, driver_stop, agent: None };
         node.start_agent();
         node
     }
@@ -74,6 +75,7 @@ impl Node {
             &format!("--cri=unix://{}", self.machine.socket().display()),
             &format!("--csi-dir={}", dir.join("csi").display()),
             &format!("--cgroup-parent={}", self.machine.cgroup_parent()),
+            "--csi-timeout=2",
         ]);
         let stop = CancellationToken::new();
         self.agent = Some((stop.clone(), tokio::spawn(agent::run(config.config, stop))));
@@ -337,7 +339,8 @@ fn a_volume_that_is_not_mounted_keeps_the_pod_from_starting() {
     build_images();
     inside("a_volume_that_is_not_mounted_keeps_the_pod_from_starting", |machine| async {
         let node = Node::start(machine).await;
-        node.driver.lies.store(true, Ordering::Relaxed);
+        fs::create_dir_all(node.driver.data("v")).unwrap();
+        node.driver.state.lock().lies = true;
         let mut bundle = pod(
             "web-0",
             json!({
@@ -359,7 +362,7 @@ fn a_volume_that_is_not_mounted_keeps_the_pod_from_starting() {
             })
             .await;
         assert!(node.machine.tasks().len() <= 1, "no more than the sandbox");
-        node.driver.lies.store(false, Ordering::Relaxed);
+        node.driver.state.lock().lies = false;
         node.ready("uid-web-0").await;
         assert!(is_mounted(&node.pod_dir("uid-web-0").join("volumes/www/mount")));
         node.stop("uid-web-0").await;
