@@ -17,6 +17,7 @@ use tests::{
     LabGuard,
     census::{Watchman, census},
     client::{Client, is_ready, set_manifest},
+    dice::{Dice, seed},
     process::berth_bin,
 };
 use tonic_types::StatusExt;
@@ -168,10 +169,9 @@ async fn ordered_creation_survives_kills(lab: &LabGuard, client: &Client) -> Res
         "csi-shared@node-1",
         "containerd@node-2",
     ];
-    let seed =
-        std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| std::process::id().into());
+    let seed = seed();
     println!("kills: SEED={seed}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let watchman = Watchman::start();
 
     let mut claims: BTreeMap<String, String> = BTreeMap::new();
@@ -230,20 +230,6 @@ async fn bring_to(client: &Client, name: &str, replicas: i32) -> Result<()> {
     };
     client.follow_pods(&selector, &since, PATIENCE, done).await?;
     Ok(())
-}
-
-/// Numbers that look random and can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
 }
 
 #[test]

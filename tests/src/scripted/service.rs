@@ -500,3 +500,57 @@ fn run(program: &str, args: &[&Path]) -> Result<(), Status> {
     }
     Err(Status::internal(format!("{program} {args:?}: {}", String::from_utf8_lossy(&ran.stderr))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn driver(folder: &Path, script: &[(&str, Fault, u32)]) -> Driver {
+        let state = State::open(folder).unwrap();
+        let me = Identified { name: "x".to_owned(), node: "node-1".to_owned(), endpoint: String::new() };
+        let driver = Driver::new(me, state);
+        driver.script.write(script).unwrap();
+        driver
+    }
+
+    async fn create(driver: &Driver) -> Answer<csi::CreateVolumeResponse> {
+        driver
+            .create_volume(Request::new(csi::CreateVolumeRequest { name: "v".to_owned(), ..Default::default() }))
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_call_is_done_or_not_as_the_fault_says_and_the_next_one_is_well() {
+        for (fault, code, done) in [
+            (Fault::Aborted, Code::Aborted, false),
+            (Fault::Error, Code::Internal, false),
+            (Fault::DoneButError, Code::Unknown, true),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let driver = driver(folder.path(), &[("*", fault, 1)]);
+            assert_eq!(create(&driver).await.unwrap_err().code(), code, "{fault}");
+            assert_eq!(driver.state.ids("volumes").unwrap().len(), usize::from(done), "{fault}");
+            assert_eq!(create(&driver).await.unwrap().into_inner().volume.unwrap().volume_id, "v", "{fault}");
+            assert_eq!(driver.state.ids("volumes").unwrap(), ["v"], "{fault}");
+            assert!(driver.state.all_broken().unwrap().is_empty(), "{fault}");
+        }
+    }
+
+    #[tokio::test]
+    async fn two_calls_in_flight_for_a_volume_are_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let driver = driver(folder.path(), &[("CreateVolume", Fault::Silent, 1)]);
+        let silent = tokio::time::timeout(Duration::from_millis(200), create(&driver));
+        let (silent, other) = tokio::join!(silent, async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            create(&driver).await
+        });
+        assert!(silent.is_err() && other.is_ok());
+        assert_eq!(driver.state.all_broken().unwrap().len(), 1);
+        // The first one has been given up: the volume is free.
+        assert!(create(&driver).await.is_ok());
+        assert_eq!(driver.state.all_broken().unwrap().len(), 1);
+    }
+}
