@@ -88,6 +88,15 @@ pub enum Failure {
     NotNow(String),
 }
 
+/// Whether there can be anything to do: the claim asks for more than it has, or says something about growing.
+pub fn concerns(claim: &PersistentVolumeClaim) -> bool {
+    let state = State::of(claim);
+    let says = |status: &PersistentVolumeClaimStatus| {
+        status.conditions.iter().any(|c| matches!(c.r#type.as_str(), RESIZING | FILE_SYSTEM_PENDING | RESIZE_ERROR))
+    };
+    state.wanted > state.capacity || !state.phase.is_empty() || claim.status.as_ref().is_some_and(says)
+}
+
 /// The next step of a claim.
 pub fn next(view: &View<'_>) -> Step {
     let claim = view.claim;
@@ -159,10 +168,9 @@ fn begin(view: &View<'_>, state: State<'_>, size: i64) -> Step {
                  the old size again"
             ),
         ),
-        Known::Absent if class.is_empty() => (
-            "NoClass",
-            "volumes without a storageclass do not grow; ask for the old size again".to_owned(),
-        ),
+        Known::Absent if class.is_empty() => {
+            ("NoClass", "volumes without a storageclass do not grow; ask for the old size again".to_owned())
+        }
         Known::Absent => (
             "ClassNotFound",
             format!("storageclass {class:?} does not exist; create it with allowVolumeExpansion: true"),
@@ -214,7 +222,8 @@ fn wait_for_node(claim: &PersistentVolumeClaim, bytes: i64, now: Timestamp) -> P
         settle(status);
         status.allocated_resources.insert(STORAGE.to_owned(), target);
         status.allocated_resource_statuses.insert(STORAGE.to_owned(), NODE_PENDING.to_owned());
-        let message = "the volume has grown; its file system grows where a pod has it, or when a pod is started with it";
+        let message =
+            "the volume has grown; its file system grows where a pod has it, or when a pod is started with it";
         set_condition(status, FILE_SYSTEM_PENDING, "WaitingForNode", message.to_owned(), now);
     })
 }
@@ -236,17 +245,12 @@ pub fn volume_grew(
     let mut volume = volume.clone();
     let like = requested_size(claim);
     volume.spec.get_or_insert_default().capacity.insert(STORAGE.to_owned(), amount(size, like));
-    let claim =
-        if grown.on_node { wait_for_node(claim, size, now) } else { file_system_grew(claim, &volume) };
+    let claim = if grown.on_node { wait_for_node(claim, size, now) } else { file_system_grew(claim, &volume) };
     (claim, volume)
 }
 
 /// The volume is not larger.
-pub fn volume_did_not_grow(
-    claim: &PersistentVolumeClaim,
-    failure: &Failure,
-    now: Timestamp,
-) -> PersistentVolumeClaim {
+pub fn volume_did_not_grow(claim: &PersistentVolumeClaim, failure: &Failure, now: Timestamp) -> PersistentVolumeClaim {
     with_status(claim, |status| match failure {
         Failure::Final(message) => {
             clear_condition(status, RESIZING);
@@ -271,11 +275,7 @@ pub fn file_system_grew(claim: &PersistentVolumeClaim, volume: &PersistentVolume
 }
 
 /// The file system has not grown: it does when a pod is started with it, and this says why not before.
-pub fn file_system_did_not_grow(
-    claim: &PersistentVolumeClaim,
-    message: &str,
-    now: Timestamp,
-) -> PersistentVolumeClaim {
+pub fn file_system_did_not_grow(claim: &PersistentVolumeClaim, message: &str, now: Timestamp) -> PersistentVolumeClaim {
     with_status(claim, |status| {
         let message = format!("the volume has grown, its file system has not: {message}");
         set_condition(status, FILE_SYSTEM_PENDING, "NodeRefused", message, now);

@@ -61,7 +61,8 @@ pub fn living<'a>(
 /// The nodes that a selector names: what a verdict rests on beside those that there are.
 pub fn named(selector: &NodeSelector) -> impl Iterator<Item = &str> {
     let expressions = selector.node_selector_terms.iter().flat_map(|term| &term.match_expressions);
-    let names = expressions.filter(|e| e.operator == "In" && matches!(e.key.as_str(), NODE_TOPOLOGY_KEY | HOSTNAME_KEY));
+    let names =
+        expressions.filter(|e| e.operator == "In" && matches!(e.key.as_str(), NODE_TOPOLOGY_KEY | HOSTNAME_KEY));
     names.flat_map(|e| e.values.iter().map(String::as_str))
 }
 
@@ -107,9 +108,12 @@ fn claim_after(claim: &PersistentVolumeClaim, lost: Option<&str>, now: Timestamp
     }
 }
 
-/// A volume that has another reason to be as it is says so again when it is no longer lost, from whoever gave it.
+/// A volume that nobody ever had is no loss: why it goes stays with it.
 fn volume_after(volume: &PersistentVolume, lost: Option<&str>, now: Timestamp) -> PersistentVolume {
     let status = volume.status.clone().unwrap_or_default();
+    if matches!(status.reason.as_str(), "NotTaken" | "Adopted" | "OperationFailed") {
+        return volume.clone();
+    }
     let mut after = volume.clone();
     match lost {
         Some(why) => in_phase(&mut after, &status.phase, NODE_LOST, why.to_owned(), now),

@@ -202,9 +202,7 @@ fn advance(view: &View<'_>, operation: &ClaimOperation) -> Result<Step, Early> {
     }
     match (copy, route) {
         (None, route) => create(view, operation, volume, &route),
-        (Some(_), Route::Move { from, to }) => {
-            Ok(Step::Copy { from: from.to_owned(), to: to.name().to_owned() })
-        }
+        (Some(_), Route::Move { from, to }) => Ok(Step::Copy { from: from.to_owned(), to: to.name().to_owned() }),
         // The driver has made it of the snapshot: it is complete.
         (Some(_), Route::Restore { .. }) => Ok(write(verified(view.claim))),
     }

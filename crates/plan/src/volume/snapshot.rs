@@ -90,11 +90,9 @@ pub fn next(view: &View<'_>) -> Step {
         return match view.user {
             _ if !protected => Step::Nothing,
             Some(user) => says(view, format!("it goes when persistentvolumeclaim {user:?} has been made of it")),
-            None if !status.snapshot_handle.is_empty() => Step::Delete {
-                driver: status.driver,
-                handle: status.snapshot_handle,
-                reachable: status.reachable,
-            },
+            None if !status.snapshot_handle.is_empty() => {
+                Step::Delete { driver: status.driver, handle: status.snapshot_handle, reachable: status.reachable }
+            }
             None if !status.driver.is_empty() => Step::Create(asked(snapshot)),
             None => Step::End(gone(snapshot)),
         };
@@ -141,7 +139,10 @@ fn begin(view: &View<'_>) -> Step {
     if let Some(operation) = held(claim) {
         return says(
             view,
-            format!("persistentvolumeclaim {name:?} is held by a {}; the snapshot is made afterwards", operation.r#type),
+            format!(
+                "persistentvolumeclaim {name:?} is held by a {}; the snapshot is made afterwards",
+                operation.r#type
+            ),
         );
     }
     let volume = match view.volume {
@@ -152,7 +153,9 @@ fn begin(view: &View<'_>) -> Step {
         Known::Absent => {
             return says(
                 view,
-                format!("persistentvolume {volume_name:?} of the claim is gone, and its data with it; delete the snapshot"),
+                format!(
+                    "persistentvolume {volume_name:?} of the claim is gone, and its data with it; delete the snapshot"
+                ),
             );
         }
     };
@@ -206,12 +209,15 @@ pub fn made(snapshot: &VolumeSnapshot, answer: &csi::Snapshot) -> VolumeSnapshot
     snapshot
 }
 
-/// The driver has refused, which says that it holds nothing under this name unless it had said so before. The next try
-/// begins anew, with the claim as it is then.
-pub fn refused(snapshot: &VolumeSnapshot, message: &str, now: Timestamp) -> VolumeSnapshot {
+/// The driver has refused. If it has never said that it has the snapshot, it holds nothing under this name; so a
+/// snapshot that is being deleted can go, and one whose claim has another volume now (`volume_now`, by the driver's id)
+/// begins anew. Otherwise the same is asked again.
+pub fn refused(snapshot: &VolumeSnapshot, volume_now: Option<&str>, message: &str, now: Timestamp) -> VolumeSnapshot {
     let mut snapshot = with_error(snapshot, message.to_owned(), now);
+    let terminating = snapshot.is_terminating();
     let status = snapshot.status.get_or_insert_default();
-    if status.snapshot_handle.is_empty() {
+    let other = volume_now.is_some_and(|handle| handle != status.volume_handle);
+    if status.snapshot_handle.is_empty() && (terminating || other) {
         status.driver.clear();
         status.volume_name.clear();
         status.volume_handle.clear();

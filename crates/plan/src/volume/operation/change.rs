@@ -5,8 +5,8 @@ use pb::{
     Object, ObjectExt,
     csi::v1 as csi,
     objects::{
-        ClaimOperation, CsiPersistentVolumeSource, ObjectMeta, ObjectReference, PersistentVolume, PersistentVolumeClaim,
-        PersistentVolumeStatus,
+        ClaimOperation, CsiPersistentVolumeSource, ObjectMeta, ObjectReference, PersistentVolume,
+        PersistentVolumeClaim, PersistentVolumeStatus,
     },
 };
 
@@ -89,8 +89,11 @@ pub fn created(
             uid: uid.to_owned(),
             generation: 1,
             creation_timestamp: Some(now.into()),
-            annotations: [(PROVISIONED_BY.to_owned(), old.driver.clone()), (OPERATION.to_owned(), operation.id.clone())]
-                .into(),
+            annotations: [
+                (PROVISIONED_BY.to_owned(), old.driver.clone()),
+                (OPERATION.to_owned(), operation.id.clone()),
+            ]
+            .into(),
             ..ObjectMeta::default()
         }),
         spec: Some(pb::objects::PersistentVolumeSpec {
@@ -211,12 +214,7 @@ fn release(volume: &mut PersistentVolume, operation: &ClaimOperation, now: Times
 }
 
 /// The operation has ended without success: all is as it was, and the copy, if there is one, is let go.
-pub fn failed(
-    claim: &PersistentVolumeClaim,
-    copy: Option<&PersistentVolume>,
-    message: &str,
-    now: Timestamp,
-) -> Change {
+pub fn failed(claim: &PersistentVolumeClaim, copy: Option<&PersistentVolume>, message: &str, now: Timestamp) -> Change {
     let claim = with_operation(claim, |operation| {
         FAILED.clone_into(&mut operation.phase);
         operation.ended_at = Some(now.into());
@@ -251,7 +249,8 @@ pub fn stray(
         Known::Unreadable(_) => true,
         Known::Absent => false,
         Known::Is(claim) => {
-            claim.uid() == owner.uid && held(claim).is_some_and(|operation| operation.id == *id && operation.phase != WAITING)
+            claim.uid() == owner.uid
+                && held(claim).is_some_and(|operation| operation.id == *id && operation.phase != WAITING)
         }
     };
     (!goes_on).then(|| let_go(volume, now))
