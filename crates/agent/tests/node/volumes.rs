@@ -88,8 +88,8 @@ fn a_driver_registers_is_reached_through_the_agent_and_goes() {
         assert_eq!((driver.max_volumes, driver.controller), (17, true));
         assert_eq!(driver.topology_keys, ["test.example/zone"]);
         assert_eq!(told.metadata.unwrap().labels["test.example/zone"], "left");
-        let bound = told.status.unwrap().allocatable["attachable-volumes-csi-test"].to_string();
-        assert_eq!(bound, "17");
+        let bound = told.status.unwrap().allocatable["attachable-volumes-csi-test"].clone();
+        assert_eq!(bound, "17".into());
         wait("the driver knows", || node.driver.state.lock().registered.iter().any(|told| told.plugin_registered));
 
         // The controller service, through the agent.
@@ -143,15 +143,18 @@ fn a_volume_is_waited_for_and_asked_about() {
         fs::create_dir_all(node.driver.data("v")).unwrap();
         let mut bundle = with_volume("web-0", SLEEP, volume("v", "ReadWriteOncePod"));
         bundle.volumes[0].attach_required = true;
+        node.cluster.put_pod("node-1", bundle);
         for attached in [None, Some(attachment(false))] {
+            let mut bundle = node.cluster.pod("uid-web-0").unwrap();
             bundle.volumes[0].attachment = attached;
-            node.cluster.put_pod("node-1", bundle.clone());
+            node.cluster.put_pod("node-1", bundle);
             node.cluster.until("it waits", LIMIT, |c| waiting(c, "uid-web-0").0 == "VolumeNotAttached").await;
         }
         assert_eq!(node.driver.count("NodeStageVolume"), 0);
         assert!(!inspect("v").await.in_use);
+        let mut bundle = node.cluster.pod("uid-web-0").unwrap();
         bundle.volumes[0].attachment = Some(attachment(true));
-        node.cluster.put_pod("node-1", bundle.clone());
+        node.cluster.put_pod("node-1", bundle);
         node.ready("uid-web-0").await;
         {
             let state = node.driver.state.lock();
@@ -215,25 +218,20 @@ fn a_lost_mount_is_found_before_a_container_starts() {
         let target = node.pod_dir("uid-web-0").join("volumes/data/mount");
         let gone = |path: &Path| umount2(path, MntFlags::MNT_DETACH).unwrap();
 
-        // Somebody unmounts it; the agent may have restarted since.
-        for round in 1..=2 {
-            gone(&target);
-            if round == 2 {
-                node.kill_agent().await;
-                node.start_agent();
-            }
-            fs::write(data.join("end"), "").unwrap();
-            node.cluster
-                .until("restarted", LIMIT, |c| restarts(c, "uid-web-0") == round && c.is_ready("uid-web-0"))
-                .await;
-            assert!(is_mounted(&target) && target.join("precious").exists());
-        }
+        // Somebody unmounts it.
+        gone(&target);
+        fs::write(data.join("end"), "").unwrap();
+        let again = |times| move |c: &Cluster| restarts(c, "uid-web-0") == times && c.is_ready("uid-web-0");
+        node.cluster.until("restarted", LIMIT, again(1)).await;
+        assert!(is_mounted(&target) && target.join("precious").exists());
 
-        // Something else in its place.
+        // Something else in its place, while no agent looks.
         gone(&target);
         crate::machine::run("mount", &["-t", "tmpfs", "tmpfs", &target.display().to_string()]);
+        node.kill_agent().await;
+        node.start_agent();
         fs::write(data.join("end"), "").unwrap();
-        node.cluster.until("restarted", LIMIT, |c| restarts(c, "uid-web-0") == 3 && c.is_ready("uid-web-0")).await;
+        node.cluster.until("restarted", LIMIT, again(2)).await;
         assert!(target.join("precious").exists());
 
         // The data itself is gone: nothing starts, and it is said.
