@@ -37,7 +37,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use pb::{agent::v1::node_service_server::NodeServiceServer, api::v1::api_service_server::ApiServiceServer};
-use runtime::{CancellationToken, Server, Tasks, backoff::Backoff};
+use runtime::{
+    CancellationToken, Server, Tasks,
+    backoff::Backoff,
+    channel::{self, Channel},
+};
 use store::Store;
 
 pub use config::{Config, Settings};
@@ -59,6 +63,7 @@ pub struct Shared {
     index: Arc<Index>,
     endpoints: Arc<EndpointsTable>,
     agents: Agents,
+    volume_manager: Channel,
     stop: CancellationToken,
 }
 
@@ -67,9 +72,11 @@ impl Shared {
     /// long as their owner.
     ///
     /// # Errors
-    /// When what every cluster has is refused.
+    /// When what every cluster has is refused, or the volume manager has no address.
     pub async fn start(store: Arc<dyn Store>, settings: Settings, tasks: &Tasks) -> anyhow::Result<Arc<Self>> {
+        let volume_manager = channel::connect(&settings.volumes).context("--volumes")?;
         let shared = Arc::new(Self {
+            volume_manager,
             caches: Caches::start(&store, tasks),
             store,
             settings,

@@ -32,34 +32,6 @@ fn required(object: Option<Object>) -> Result<Object, Error> {
 
 #[tonic::async_trait]
 impl ApiService for Api {
-    async fn snapshot_volumes(
-        &self,
-        _: Request<pb::api::v1::SnapshotVolumesRequest>,
-    ) -> Result<Response<pb::api::v1::SnapshotVolumesResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
-    }
-
-    async fn restore_volumes(
-        &self,
-        _: Request<pb::api::v1::RestoreVolumesRequest>,
-    ) -> Result<Response<pb::api::v1::RestoreVolumesResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
-    }
-
-    async fn move_volumes(
-        &self,
-        _: Request<pb::api::v1::MoveVolumesRequest>,
-    ) -> Result<Response<pb::api::v1::MoveVolumesResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
-    }
-
-    async fn volume_usage(
-        &self,
-        _: Request<pb::api::v1::VolumeUsageRequest>,
-    ) -> Result<Response<pb::api::v1::VolumeUsageResponse>, Status> {
-        Err(Status::unimplemented("not served yet"))
-    }
-
     type WatchStream = Streaming<WatchResponse>;
     type LogsStream = Streaming<LogsResponse>;
 
@@ -142,6 +114,22 @@ impl ApiService for Api {
 
     async fn why(&self, request: Request<WhyRequest>) -> Answer<WhyResponse> {
         Ok(Response::new(self.0.why(request.into_inner()).await?))
+    }
+
+    async fn snapshot_volumes(&self, request: Request<SnapshotVolumesRequest>) -> Answer<SnapshotVolumesResponse> {
+        Ok(Response::new(self.0.snapshot_volumes(request.into_inner()).await?))
+    }
+
+    async fn restore_volumes(&self, request: Request<RestoreVolumesRequest>) -> Answer<RestoreVolumesResponse> {
+        Ok(Response::new(self.0.restore_volumes(request.into_inner()).await?))
+    }
+
+    async fn move_volumes(&self, request: Request<MoveVolumesRequest>) -> Answer<MoveVolumesResponse> {
+        Ok(Response::new(self.0.move_volumes(request.into_inner()).await?))
+    }
+
+    async fn volume_usage(&self, request: Request<VolumeUsageRequest>) -> Answer<VolumeUsageResponse> {
+        Ok(Response::new(self.0.volume_usage(request.into_inner()).await?))
     }
 }
 

@@ -158,7 +158,7 @@ impl Shared {
     }
 
     /// The guard that a namespace still exists.
-    async fn namespace_guard(&self, name: &str, fresh: bool) -> Result<Guard> {
+    pub async fn namespace_guard(&self, name: &str, fresh: bool) -> Result<Guard> {
         let cached = if fresh { None } else { self.caches.of(Kind::Namespace).last_known(&namespace_key(name)) };
         let stored = match cached {
             Some(stored) => (*stored).clone(),
@@ -303,6 +303,7 @@ fn default_class() -> pb::objects::StorageClass {
         provisioner: "local".to_owned(),
         reclaim_policy: Some("Delete".to_owned()),
         volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
+        allow_volume_expansion: Some(true),
         ..Default::default()
     }
 }
