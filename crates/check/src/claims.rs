@@ -7,6 +7,7 @@ use pb::{
 
 use crate::{
     Findings,
+    volumes::{is_held, wrongly_given_up},
     world::{Actor, Step, World, has_ended, has_finalizer, in_range, node, ordinal, spec, title},
 };
 
@@ -17,7 +18,9 @@ pub(crate) fn kept(step: &Step<'_>, findings: &mut Findings) {
         let asked = !before.is_terminating() && after.is_none_or(|after| after.is_terminating());
         if asked && step.by != Actor::User {
             if step.by == Actor::SetController {
-                findings.add(title(before.as_ref()), "was deleted by the set controller, which never may");
+                if let Some(why) = wrongly_given_up(step, before) {
+                    findings.add(title(before.as_ref()), format!("was deleted by the set controller although {why}"));
+                }
             } else if let Some(why) = wrongly_deleted(step, before) {
                 findings.add(title(before.as_ref()), format!("was deleted although {why}"));
             }
@@ -71,6 +74,9 @@ pub(crate) fn usable(step: &Step<'_>, findings: &mut Findings) {
             match step.after.claims.get(&(pod.namespace().to_owned(), name.to_owned())) {
                 Some(claim) if claim.is_terminating() => {
                     findings.add(title(pod), format!("was created with the claim {name}, which is being deleted"));
+                }
+                Some(claim) if is_held(claim) => {
+                    findings.add(title(pod), format!("was created with the claim {name}, whose data is being moved"));
                 }
                 Some(_) => {}
                 None => findings.add(title(pod), format!("was created without its claim {name}")),

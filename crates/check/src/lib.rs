@@ -15,6 +15,7 @@ mod order;
 mod revisions;
 mod status;
 mod update;
+mod volumes;
 mod world;
 
 use std::fmt;
@@ -61,12 +62,12 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant { id: "I5", rule: "a claim keeps its volume for life", test: Test::Step(identity::volume_for_life) },
     Invariant {
         id: "I6",
-        rule: "a claim is deleted only by a user, or by the retention policy when its owners are gone",
+        rule: "a claim is deleted only by a user, by the retention policy when its owners are gone, or by onNodeLost Recreate together with all of its ordinal",
         test: Test::Step(claims::kept),
     },
     Invariant {
         id: "I6/use",
-        rule: "a pod is created with claims that are there and stay",
+        rule: "a pod is created with claims that are there, stay, and are not held by an operation",
         test: Test::Step(claims::usable),
     },
     Invariant {
@@ -83,6 +84,17 @@ pub const INVARIANTS: &[Invariant] = &[
         id: "I6/settled",
         rule: "the claims of a settled set have the owners that the retention policy gives them",
         test: Test::Settled(claims::settled_owners),
+    },
+    Invariant { id: "I6/size", rule: "no controller makes a claim smaller", test: Test::Step(volumes::never_shrinks) },
+    Invariant {
+        id: "I6/growing",
+        rule: "of the claims of a template one grows at a time",
+        test: Test::Step(volumes::one_at_a_time),
+    },
+    Invariant {
+        id: "I6/revision",
+        rule: "with snapshotBeforeUpdate a pod of another revision gets data only when it is in a snapshot",
+        test: Test::Step(volumes::kept_between_revisions),
     },
     Invariant {
         id: "I7",

@@ -138,7 +138,8 @@ fn taken_away<'a>(step: &Step<'a>) -> impl Iterator<Item = (&'a StatefulSet, &'a
     step.pods_asked_to_go().filter(|pod| !has_ended(pod)).filter_map(move |pod| {
         let set = before.set_of(pod).filter(|set| !set.is_terminating())?;
         let due = ordinal(set, pod).filter(|due| in_range(set, *due))?;
-        Some((set, pod, due))
+        // What is lost with its volumes is looked at with them.
+        (!crate::volumes::gives_up(step, set, due)).then_some((set, pod, due))
     })
 }
 

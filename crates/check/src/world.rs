@@ -11,7 +11,7 @@ use pb::{
     ObjectExt,
     objects::{
         ControllerRevision, PersistentVolume, PersistentVolumeClaim, Pod, PodDisruptionBudget, StatefulSet,
-        StatefulSetSpec, int_or_string,
+        StatefulSetSpec, VolumeSnapshot, int_or_string,
     },
 };
 
@@ -36,6 +36,8 @@ pub struct World {
     pub volumes: Objects<PersistentVolume>,
     /// Revisions.
     pub revisions: Objects<ControllerRevision>,
+    /// Snapshots of volumes.
+    pub snapshots: Objects<VolumeSnapshot>,
     /// Disruption budgets.
     pub budgets: Objects<PodDisruptionBudget>,
     /// The uids of objects that were there once and are gone.

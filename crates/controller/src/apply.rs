@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use model::mutant::{Mutant, planted};
+use model::{
+    identity::ClaimName,
+    mutant::{Mutant, planted},
+};
 use parking_lot::Mutex;
 use pb::{Object, ObjectExt, objects::*};
 use plan::statefulset::{
@@ -140,6 +143,42 @@ impl<'a> Apply<'a> {
                 let what = format!("put the owners of claim {} right", claim.name());
                 notes.push(Note::normal(set, "SuccessfulUpdate", what));
             }
+            Op::FitClaim { claim, template, ordinal, grow } => {
+                let mut claim = self.claim(claim.as_str())?.clone();
+                stamp::fit(set, &mut claim, template, *ordinal, *grow);
+                draft.put(&claim);
+                notes.push(fitted(set, &claim, *grow));
+            }
+            Op::CreateSnapshot(new) => {
+                draft.create(&born(stamp::snapshot(set, new), self.around.host.birth()));
+                let what = format!("asked for snapshot {} of claim {} before the update", new.name, new.claim);
+                notes.push(Note::normal(set, "SnapshotBeforeUpdate", what));
+            }
+            Op::RestoreClaims { claims, .. } => {
+                for (name, snapshot) in claims {
+                    let mut claim = self.claim(name.as_str())?.clone();
+                    let now = Time::from(self.around.host.now());
+                    stamp::restore(&mut claim, self.around.host.uid(), snapshot, now);
+                    draft.put(&claim);
+                    let what = format!("asked for the data of claim {name} to be taken back to snapshot {snapshot}");
+                    notes.push(Note::normal(set, "RestoreOnRevert", what));
+                }
+            }
+            Op::RecreateVolumes { pod, claims, .. } => {
+                if let Some(pod) = pod {
+                    self.ask_to_go(self.pod(pod.as_str())?, &mut draft);
+                }
+                for name in claims {
+                    let mut claim = self.claim(name.as_str())?.clone();
+                    claim.meta_mut().deletion_timestamp = Some(Time::from(self.around.host.now()));
+                    if claim.meta().finalizers.is_empty() {
+                        draft.delete(&claim);
+                    } else {
+                        draft.put(&claim);
+                    }
+                }
+                notes.push(given_up(set, claims));
+            }
             Op::RepairPod { pod, ordinal, identity, storage } => {
                 let mut pod = self.pod(pod.as_str())?.clone();
                 if *identity {
@@ -165,20 +204,24 @@ impl<'a> Apply<'a> {
     /// once: nothing of it runs anywhere (NL-5).
     async fn delete_pod(&self, pod: &Pod, why: &DeleteReason, mut draft: Draft) -> Result<Made, Fault> {
         let set = self.observed.set.as_ref();
-        if may_vanish(pod) {
-            draft.delete(pod);
-        } else {
-            draft.put(&terminating(pod.clone(), Time::from(self.around.host.now())));
-        }
+        self.ask_to_go(pod, &mut draft);
         match why {
             DeleteReason::SetDeleted => draft.guard([self.no_other_pod()]),
             DeleteReason::ScaledAway | DeleteReason::Outdated { .. } => draft.guard(self.no_other_budget()),
-            DeleteReason::Ended(_) => {}
+            DeleteReason::Ended(_) | DeleteReason::VolumesLost => {}
         }
         let wrote = self.commit(draft).await?;
         metrics::get().pods_deleted.inc();
         let what = format!("asked pod {} to go: {why}", pod.name());
         Ok(Made { wrote, notes: vec![Note::normal(set, "SuccessfulDelete", what)] })
+    }
+
+    fn ask_to_go(&self, pod: &Pod, draft: &mut Draft) {
+        if may_vanish(pod) {
+            draft.delete(pod);
+        } else {
+            draft.put(&terminating(pod.clone(), Time::from(self.around.host.now())));
+        }
     }
 
     pub(crate) fn pod(&self, name: &str) -> Result<&'a Pod, Fault> {
@@ -308,6 +351,31 @@ fn missed_deadline(set: &StatefulSet, status: &Status) -> Option<Note> {
     let mut missed = status.conditions.iter().filter(|condition| condition.reason == conditions::DEADLINE_EXCEEDED);
     let missed = missed.next().filter(|_| !known)?;
     Some(Note::warning(set, conditions::DEADLINE_EXCEEDED, missed.message.clone()))
+}
+
+/// What to tell people of a claim that was made as its template says.
+fn fitted(set: &StatefulSet, claim: &PersistentVolumeClaim, grow: bool) -> Note {
+    let size = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.get("storage"));
+    match size.filter(|_| grow) {
+        Some(size) => {
+            let what = format!("asked claim {} to grow to {}", claim.name(), size.value);
+            Note::normal(set, "ClaimExpanding", what)
+        }
+        None => {
+            let what = format!("gave claim {} the labels and annotations of its template", claim.name());
+            Note::normal(set, "SuccessfulUpdate", what)
+        }
+    }
+}
+
+/// What to tell people of volumes that are given up.
+fn given_up(set: &StatefulSet, claims: &[ClaimName]) -> Note {
+    let names: Vec<_> = claims.iter().map(ClaimName::as_str).collect();
+    let what = format!(
+        "gave up {}: a node of theirs is gone for good; they are made anew, empty (volumePolicy.onNodeLost)",
+        names.join(", ")
+    );
+    Note::warning(set, "VolumesRecreated", what)
 }
 
 fn unobserved(what: &str, name: &str) -> Fault {

@@ -5,12 +5,16 @@
 //! unbound and with the reason in its conditions; the scheduler binds it when capacity comes.
 
 use pb::{
-    ObjectExt,
+    Object, ObjectExt,
     objects::*,
     scheduler::v1::{PlaceRequest, place_response},
     volumes::v1::{PrepareRequest, PrepareResponse, ProvisionRequest, ProvisionResponse, prepared_claim},
 };
-use plan::statefulset::{NewClaim, NewPod};
+use plan::{
+    schedule::{ClaimName, claims_of},
+    statefulset::{NewClaim, NewPod, stamp},
+};
+use store::Key;
 use tracing::Instrument;
 
 use crate::{
@@ -18,7 +22,7 @@ use crate::{
     events::Note,
     metrics,
     object::{bind, unschedulable},
-    write::{Draft, Fault},
+    write::{Draft, Fault, Wrote},
 };
 
 /// A claim of the ordinal.
@@ -30,6 +34,17 @@ struct Need {
     unbound: bool,
     /// Whether it is in the transaction already, together with its volume.
     written: bool,
+    /// Whether it was there and says something new.
+    marked: bool,
+    /// The CSI driver of its volume; empty while that is not known.
+    driver: String,
+}
+
+impl Need {
+    /// A claim that is made now.
+    fn made(claim: PersistentVolumeClaim) -> Self {
+        Self { claim, new: true, unbound: false, written: false, marked: false, driver: String::new() }
+    }
 }
 
 /// What is known of an ordinal's claims.
@@ -57,14 +72,19 @@ impl Apply<'_> {
         let mut pod = self.new_pod(new)?;
         let mut needs = Vec::with_capacity(new.claims.len() + new.reused.len());
         for claim in &new.claims {
-            needs.push(Need { claim: self.new_claim(claim)?, new: true, unbound: false, written: false });
+            needs.push(Need::made(self.claim_to_try(claim)?));
         }
         for name in &new.reused {
-            needs.push(Need { claim: self.claim(name.as_str())?.clone(), new: false, unbound: false, written: false });
+            needs.push(Need { new: false, ..Need::made(self.claim(name.as_str())?.clone()) });
+        }
+        for need in needs.iter_mut().filter(|_| new.marks) {
+            let before = need.claim.clone();
+            stamp::mark(&mut need.claim, &new.revision);
+            need.marked = !need.new && need.claim != before;
         }
         let (mut prepared, anywhere) = if new.reused.is_empty() {
             // Claims that are made now are most likely not tied to a place: both are asked at the same time.
-            let (prepared, placed) = futures::join!(self.prepare(needs), self.place(&pod, &[]));
+            let (prepared, placed) = futures::join!(self.prepare(needs), self.place(&pod, &[], &[]));
             (prepared?, Some(placed?))
         } else {
             (self.prepare(needs).await?, None)
@@ -74,8 +94,8 @@ impl Apply<'_> {
         let now = Time::from(self.around.host.now());
         let (node, guards) = match (prepared.problem.take(), anywhere) {
             (Some(problem), _) => (Err(problem), Vec::new()),
-            (None, Some(placed)) if prepared.reachable.is_empty() => placed,
-            (None, _) => self.place(&pod, &prepared.reachable).await?,
+            (None, Some((Ok(node), guards))) if prepared.reachable.is_empty() => (Ok(node), guards),
+            (None, _) => self.place(&pod, &prepared.reachable, &prepared.needs).await?,
         };
         draft.guard_pb(&guards);
         let made = new.claims.iter().map(|claim| format!("created claim {} of {}", claim.name, new.pod));
@@ -96,8 +116,12 @@ impl Apply<'_> {
         for need in prepared.needs.iter().filter(|need| need.new && !need.written) {
             draft.create(&need.claim);
         }
+        // That they are as they were seen is among the guards of the plan.
+        for need in prepared.needs.iter().filter(|need| need.marked && !need.written) {
+            draft.put(&need.claim);
+        }
         draft.create(&pod);
-        let wrote = self.commit(draft).await?;
+        let wrote = self.commit_claims(draft, &prepared.needs).await?;
         metrics::get().pods_created.inc();
         Ok(Made { wrote, notes })
     }
@@ -106,10 +130,10 @@ impl Apply<'_> {
     /// would wait for it for ever.
     pub(crate) async fn create_claim(&self, new: &NewClaim, mut draft: Draft) -> Result<Made, Fault> {
         let set = self.observed.set.as_ref();
-        let claim = self.new_claim(new)?;
+        let claim = self.claim_to_try(new)?;
         let pod = model::identity::SetName::from(set.name()).pod(new.ordinal);
         let node = self.observed.pods.get(pod.as_str()).and_then(|pod| pod.spec.as_ref()).map(|spec| &spec.node_name);
-        let mut needs = vec![Need { claim, new: true, unbound: false, written: false }];
+        let mut needs = vec![Need::made(claim)];
         if let Some(node) = node.filter(|node| !node.is_empty()) {
             let mut prepared = self.prepare(needs).await?;
             draft.guard_pb(&prepared.guards);
@@ -121,9 +145,27 @@ impl Apply<'_> {
         for need in needs.iter().filter(|need| !need.written) {
             draft.create(&need.claim);
         }
-        let wrote = self.commit(draft).await?;
+        let wrote = self.commit_claims(draft, &needs).await?;
         let what = format!("created claim {} of {pod}", new.name);
         Ok(Made { wrote, notes: vec![Note::normal(set, "SuccessfulCreate", what)] })
+    }
+
+    /// A new claim, under the uid of an earlier try if there was one: its volume may be there already.
+    fn claim_to_try(&self, new: &NewClaim) -> Result<PersistentVolumeClaim, Fault> {
+        let mut claim = self.new_claim(new)?;
+        claim.meta_mut().uid = self.around.tried.uid(Key::of(&claim), claim.uid(), self.around.host.now());
+        Ok(claim)
+    }
+
+    /// Commits a transaction that creates claims.
+    async fn commit_claims(&self, draft: Draft, needs: &[Need]) -> Result<Wrote, Fault> {
+        let new: Vec<_> = needs.iter().filter(|need| need.new).map(|need| Key::of(&need.claim)).collect();
+        let taken = self.around.tried.take(&new);
+        let wrote = self.commit(draft).await;
+        if let Err(Fault::Conflict) = &wrote {
+            self.around.tried.refused(taken, self.around.host.now());
+        }
+        wrote
     }
 
     /// Asks the volume manager what the claims have or need.
@@ -143,9 +185,13 @@ impl Apply<'_> {
         for (need, answer) in needs.iter_mut().zip(claims) {
             prepared.guards.extend(answer.guards);
             match answer.state {
-                Some(prepared_claim::State::Bound(bound)) => prepared.reachable.extend(bound.reachable),
+                Some(prepared_claim::State::Bound(bound)) => {
+                    need.driver = bound.driver;
+                    prepared.reachable.extend(bound.reachable);
+                }
                 Some(prepared_claim::State::Unbound(unbound)) => {
                     need.unbound = true;
+                    need.driver = unbound.driver;
                     prepared.reachable.extend(unbound.reachable);
                 }
                 Some(prepared_claim::State::Problem(problem)) => {
@@ -160,8 +206,11 @@ impl Apply<'_> {
     }
 
     /// Asks the scheduler for a node.
-    async fn place(&self, pod: &Pod, reachable: &[NodeSelector]) -> Result<Placed, Fault> {
-        let request = PlaceRequest { pod: Some(pod.clone()), reachable: reachable.to_vec(), ..PlaceRequest::default() };
+    async fn place(&self, pod: &Pod, reachable: &[NodeSelector], needs: &[Need]) -> Result<Placed, Fault> {
+        let driver =
+            |name: ClaimName| needs.iter().find(|need| need.claim.name() == name.name).map(|n| n.driver.clone());
+        let volume_drivers = claims_of(pod).into_iter().map(driver).map(Option::unwrap_or_default).collect();
+        let request = PlaceRequest { pod: Some(pod.clone()), reachable: reachable.to_vec(), volume_drivers };
         match self.around.placer.place(request).await?.result {
             Some(place_response::Result::Placement(placement)) => Ok((Ok(placement.node_name), placement.guards)),
             Some(place_response::Result::Unschedulable(unschedulable)) => Ok((Err(unschedulable.message), Vec::new())),

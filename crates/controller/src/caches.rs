@@ -34,6 +34,8 @@ pub struct Caches {
     pub services: Cache<Service>,
     /// Disruption budgets.
     pub budgets: Cache<PodDisruptionBudget>,
+    /// VolumeSnapshots.
+    pub snapshots: Cache<VolumeSnapshot>,
     /// Nodes.
     pub nodes: Cache<Node>,
     /// The keys that live as long as the nodes' leases: names of nodes.
@@ -83,6 +85,7 @@ impl Caches {
             revisions: objects(source),
             services: objects(source),
             budgets: objects(source),
+            snapshots: objects(source),
             nodes: objects(source),
             leases: source.reflect(Prefix::node_leases(), |kv| Ok(kv.key.name().to_owned())),
         }
@@ -96,6 +99,7 @@ impl Caches {
         self.revisions.synced().await;
         self.services.synced().await;
         self.budgets.synced().await;
+        self.snapshots.synced().await;
         self.nodes.synced().await;
         self.leases.synced().await;
     }
@@ -108,6 +112,7 @@ impl Caches {
             self.claims.reached(wrote.claims).await;
             self.revisions.reached(wrote.revisions).await;
             self.services.reached(wrote.services).await;
+            self.snapshots.reached(wrote.snapshots).await;
         };
         tokio::time::timeout(CATCH_UP, all).await.is_ok()
     }
@@ -132,6 +137,14 @@ impl Caches {
             Prefix::names(Kind::PersistentVolumeClaim, &key.namespace, &start)
         });
         let claims: Vec<_> = claims.collect();
+        // Looked at by those who take them alone.
+        let takes_snapshots = spec.volume_policy.as_ref().is_some_and(|policy| policy.snapshot_before_update);
+        let templates = spec.volume_claim_templates.iter().filter(|_| takes_snapshots);
+        let snapshots = templates.flat_map(|template| {
+            let start = format!("{}-{start}", template.name());
+            self.snapshots.list(&Prefix::names(Kind::VolumeSnapshot, &key.namespace, &start))
+        });
+        let snapshots = Observed::by_name(snapshots);
         let service = Key::object(Kind::Service, &key.namespace, &spec.service_name);
 
         let its_own = |unknown: &Undecodable| name.ordinal_of(&PodName::from(unknown.key.name())).is_some();
@@ -152,6 +165,7 @@ impl Caches {
             claims: Observed::by_name(claims.iter().flat_map(|prefix| self.claims.list(prefix))),
             revisions: Observed::by_name(self.revisions.list(&revisions)),
             revisions_at,
+            snapshots,
             budgets_at,
             service_exists: spec.service_name.is_empty() || self.services.get(&service).is_some() || broken_service(),
             set,

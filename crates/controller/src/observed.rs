@@ -47,6 +47,8 @@ pub struct Observed {
     pub revisions: BTreeMap<String, Arc<ControllerRevision>>,
     /// As `pods_at`, for `revisions`.
     pub revisions_at: Revision,
+    /// VolumeSnapshots of the set's claims, by name; none if the set does not take any.
+    pub snapshots: BTreeMap<String, Arc<VolumeSnapshot>>,
     /// Whether there is a Service of the name that the set gives.
     pub service_exists: bool,
     /// Disruption budgets that count a pod of the set, with all pods that they count.
@@ -68,6 +70,7 @@ impl Observed {
         let revisions: Vec<_> = self.revisions.values().map(Arc::as_ref).collect();
         let service_exists = self.service_exists;
         let (pods, claims, revisions, budgets) = (&pods[..], &claims[..], &revisions[..], &self.budgets[..]);
-        Snapshot::of(now, Objects { set: &self.set, pods, claims, revisions, service_exists, budgets })
+        let objects = Objects { set: &self.set, pods, claims, revisions, service_exists, budgets };
+        Snapshot::of(now, objects).with_snapshots(self.snapshots.values().map(Arc::as_ref))
     }
 }

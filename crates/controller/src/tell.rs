@@ -22,6 +22,15 @@ pub fn failure(set: &StatefulSet, op: &Op, fault: &Fault) -> Option<Note> {
         Op::UpdateClaimOwners { claim, .. } => {
             ("FailedUpdate", format!("the owners of claim {claim} were not put right"))
         }
+        Op::FitClaim { claim, grow: true, .. } => ("FailedUpdate", format!("claim {claim} was not asked to grow")),
+        Op::FitClaim { claim, .. } => ("FailedUpdate", format!("claim {claim} did not get its template's labels")),
+        Op::CreateSnapshot(new) => ("FailedCreate", format!("snapshot {} was not asked for", new.name)),
+        Op::RestoreClaims { ordinal, .. } => {
+            ("FailedUpdate", format!("the data of ordinal {ordinal} was not asked to be taken back"))
+        }
+        Op::RecreateVolumes { ordinal, .. } => {
+            ("FailedDelete", format!("the lost volumes of ordinal {ordinal} were not given up"))
+        }
         Op::RevertTemplate { to, .. } => ("FailedUpdate", format!("the template was not set back to revision {to}")),
         Op::UpdateStatus(_)
         | Op::CreateRevision { .. }

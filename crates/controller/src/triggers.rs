@@ -2,6 +2,7 @@
 
 use model::identity::PodName;
 use pb::{Kind, Object, ObjectExt, objects::*};
+use plan::statefulset::ClaimView;
 use runtime::{
     cache::{Change, Changes},
     queue::Queue,
@@ -15,12 +16,14 @@ pub async fn run(caches: &Caches, queue: &Queue<SetKey>) {
     // Subscribed before anything is looked at: no change falls in between.
     let (sets, pods, claims) = (caches.sets.subscribe(), caches.pods.subscribe(), caches.claims.subscribe());
     let (revisions, services) = (caches.revisions.subscribe(), caches.services.subscribe());
+    let snapshots = caches.snapshots.subscribe();
     let triggers = Triggers { caches, queue };
     triggers.all();
     tokio::join!(
         triggers.follow(sets, |set, _| triggers.add(SetKey::of(set))),
         triggers.follow(pods, |pod, _| triggers.pod(pod)),
-        triggers.follow(claims, |claim, gone| triggers.claim(claim, gone)),
+        triggers.claims(claims),
+        triggers.follow(snapshots, |snapshot, _| triggers.snapshot(snapshot)),
         triggers.follow(revisions, |revision, _| triggers.owner(revision.meta())),
         triggers.follow(services, |service, gone| triggers.service(service, gone)),
         budgets::follow(caches, |budget| triggers.budget(budget)),
@@ -81,18 +84,37 @@ impl Triggers<'_> {
         }
     }
 
-    /// A claim concerns a set when it goes or is about to: a new one is needed (PVC-5, PVC-8), and when its owners
-    /// change. Its name ends in `-<set>-<ordinal>`, where both parts may hold dashes.
-    fn claim(&self, claim: &PersistentVolumeClaim, gone: bool) {
-        if !gone && !claim.is_terminating() && claim.meta().owner_references.is_empty() {
-            return;
-        }
-        let Some((base, _)) = PodName::from(claim.name()).split() else { return };
-        for (dash, _) in base.as_str().match_indices('-') {
-            if let Some(set) = base.as_str().get(dash + 1..) {
-                self.named(claim.namespace(), set);
+    /// A claim concerns a set when it goes or is about to: a new one is needed (PVC-5, PVC-8), when its owners change,
+    /// and when it comes to look otherwise to its set: it has grown, it is held, its volume is lost.
+    async fn claims(&self, mut changes: Changes<PersistentVolumeClaim>) {
+        while let Some(change) = changes.next().await {
+            match change {
+                Change::Applied { old, new, .. } => {
+                    let owned = |claim: &PersistentVolumeClaim| !claim.meta().owner_references.is_empty();
+                    let always = new.is_terminating() || owned(&new) || old.as_deref().is_some_and(owned);
+                    self.claim(&new, |set| always || old.as_ref().is_some_and(|old| look_different(set, old, &new)));
+                }
+                Change::Deleted { old, .. } => self.claim(&old, |_| true),
+                Change::Resynced => self.all(),
             }
         }
+    }
+
+    /// A claim's name ends in `-<set>-<ordinal>`, where both parts may hold dashes.
+    fn claim(&self, claim: &PersistentVolumeClaim, concerns: impl Fn(&StatefulSet) -> bool) {
+        for name in sets_by_claim(claim.name()) {
+            let set = self.caches.sets.get(&Key::object(Kind::StatefulSet, claim.namespace(), name));
+            if let Some(set) = set.filter(|set| concerns(set)) {
+                self.add(SetKey::of(&set));
+            }
+        }
+    }
+
+    /// A snapshot concerns the set of its claim, which may wait for it.
+    fn snapshot(&self, snapshot: &VolumeSnapshot) {
+        let source = snapshot.spec.as_ref().and_then(|spec| spec.source.as_ref());
+        let claim = source.map_or("", |source| source.persistent_volume_claim_name.as_str());
+        sets_by_claim(claim).for_each(|set| self.named(snapshot.namespace(), set));
     }
 
     /// What a budget comes to may let a set go on that it held back.
@@ -112,4 +134,16 @@ impl Triggers<'_> {
             }
         }
     }
+}
+
+/// Whether a change of a claim is one that its set looks at.
+fn look_different(set: &StatefulSet, old: &PersistentVolumeClaim, new: &PersistentVolumeClaim) -> bool {
+    ClaimView::seen(old, set) != ClaimView::seen(new, set)
+}
+
+/// The names of sets that a claim of this name could be of.
+fn sets_by_claim(claim: &str) -> impl Iterator<Item = &str> {
+    let base = claim.rsplit_once('-').filter(|(_, ordinal)| ordinal.bytes().all(|digit| digit.is_ascii_digit()));
+    let base = base.map_or("", |(base, _)| base);
+    base.match_indices('-').filter_map(|(dash, _)| base.get(dash + 1..))
 }

@@ -39,6 +39,8 @@ pub struct Wrote {
     pub revisions: Revision,
     /// Services.
     pub services: Revision,
+    /// VolumeSnapshots.
+    pub snapshots: Revision,
 }
 
 impl Wrote {
@@ -51,6 +53,7 @@ impl Wrote {
                 Kind::PersistentVolumeClaim => &mut self.claims,
                 Kind::ControllerRevision => &mut self.revisions,
                 Kind::Service => &mut self.services,
+                Kind::VolumeSnapshot => &mut self.snapshots,
                 _ => continue,
             };
             *slot = revision.max(*slot);
@@ -64,6 +67,7 @@ impl Wrote {
         self.claims = self.claims.max(other.claims);
         self.revisions = self.revisions.max(other.revisions);
         self.services = self.services.max(other.services);
+        self.snapshots = self.snapshots.max(other.snapshots);
     }
 
     /// Whether nothing was written.

@@ -110,6 +110,7 @@ impl Set {
             revisions: vec![revision(old(), 1, "old"), revision(new(), 2, "new")],
             service_exists: true,
             budgets: Vec::new(),
+            snapshots: [].into(),
         }
     }
 

@@ -123,6 +123,8 @@ impl Witness {
             self.bury(gone);
         } else if of(Kind::PersistentVolume) {
             put(&mut self.world.volumes, name, value);
+        } else if of(Kind::VolumeSnapshot) {
+            put(&mut self.world.snapshots, name, value);
         } else if of(Kind::PodDisruptionBudget) {
             put(&mut self.world.budgets, name, value);
         }

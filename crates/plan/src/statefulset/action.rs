@@ -99,6 +99,35 @@ pub enum Op {
     CreateClaim(NewClaim),
     /// Make a pod together with the claims that it lacks, in one transaction.
     CreatePod(NewPod),
+    /// Make a claim that is there as its template says: labels and annotations, and its size (VCT-1).
+    FitClaim {
+        /// The claim.
+        claim: ClaimName,
+        /// The claim template.
+        template: String,
+        /// The ordinal.
+        ordinal: Ordinal,
+        /// Whether the size is raised.
+        grow: bool,
+    },
+    /// Make a VolumeSnapshot of a claim before a pod of another revision gets it (VOL-4).
+    CreateSnapshot(NewSnapshot),
+    /// Ask for the data of all these claims of one ordinal to be taken back to snapshots (VOL-6).
+    RestoreClaims {
+        /// The ordinal.
+        ordinal: Ordinal,
+        /// The claims, each with its snapshot.
+        claims: Vec<(ClaimName, String)>,
+    },
+    /// Give up the volumes of an ordinal, which are lost: its pod and all of its claims go together (VOL-2).
+    RecreateVolumes {
+        /// The ordinal.
+        ordinal: Ordinal,
+        /// Its pod, if there is one that is not on its way out.
+        pod: Option<PodName>,
+        /// All of its claims.
+        claims: Vec<ClaimName>,
+    },
     /// Replace the owners of a claim (RET-1).
     UpdateClaimOwners {
         /// The claim.
@@ -157,6 +186,23 @@ pub struct NewPod {
     pub claims: Vec<NewClaim>,
     /// Claims that exist already, whatever they hold (PVC-4).
     pub reused: Vec<ClaimName>,
+    /// Whether all of them say from now on that a pod of this revision had them last (VOL-4).
+    pub marks: bool,
+}
+
+/// A VolumeSnapshot to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSnapshot {
+    /// Its name.
+    pub name: String,
+    /// The claim that it is of.
+    pub claim: ClaimName,
+    /// The ordinal.
+    pub ordinal: Ordinal,
+    /// The revision that comes next.
+    pub before: RevisionName,
+    /// The number of that revision.
+    pub rollout: i64,
 }
 
 /// A claim to be made.
@@ -181,6 +227,8 @@ pub enum DeleteReason {
     ScaledAway,
     /// The set is being deleted, in order.
     SetDeleted,
+    /// Its volumes are lost and given up, and it with them (VOL-2).
+    VolumesLost,
     /// It is not at the update revision (UPD-3).
     Outdated {
         /// The revision that it has.
@@ -196,6 +244,7 @@ impl fmt::Display for DeleteReason {
             Self::Ended(phase) => write!(f, "it has ended ({})", phase.as_str()),
             Self::ScaledAway => f.write_str("its ordinal is out of range"),
             Self::SetDeleted => f.write_str("the set is being deleted"),
+            Self::VolumesLost => f.write_str("its volumes are lost and are made anew, empty"),
             Self::Outdated { from: Some(from), to } if from == to => {
                 f.write_str("the overrides of its ordinal have changed")
             }

@@ -1,6 +1,6 @@
 //! The claims of one ordinal: which are missing, which are in the way, who owns them (PVC-1 to PVC-8, RET-1 to RET-9).
 //!
-//! Never deletes a claim. By the retention policy a claim gets the set or its pod as owner, and whoever collects
+//! Deletes no claim. By the retention policy a claim gets the set or its pod as owner, and whoever collects
 //! garbage deletes it when that owner is gone (I6). An owner reference of an earlier object of the same name is left
 //! alone: it speaks for a deletion that is not ours to undo. A claim that was made for another set is neither used nor
 //! touched (I5).
@@ -26,14 +26,16 @@ pub(super) struct Inventory {
     pub present: Vec<ClaimName>,
     /// Claims that cannot be used, and why.
     pub unusable: Vec<WaitReason>,
+    /// Claims that nobody may use for a while, and why.
+    pub held: Vec<WaitReason>,
 }
 
 /// Looks at the claims that a pod needs. `uid` is the pod's; None if it is still to be made.
 pub(super) fn inventory(draft: &Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) -> Inventory {
     let set = &draft.snapshot.set;
     let owners = Owners::of(set, ordinal, uid);
-    let mut inventory = Inventory { missing: Vec::new(), present: Vec::new(), unusable: Vec::new() };
-    for template in &set.claim_templates {
+    let mut inventory = Inventory { missing: Vec::new(), present: Vec::new(), unusable: Vec::new(), held: Vec::new() };
+    for template in set.claim_templates.iter().map(|template| &template.name) {
         let name = set.name.claim(template, ordinal);
         match draft.claim(&name) {
             Some(claim) if is_foreign(set, template, claim) => {
@@ -41,6 +43,10 @@ pub(super) fn inventory(draft: &Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) 
             }
             Some(claim) if claim.terminating && !planted(Mutant::UseTerminatingClaim) => {
                 inventory.unusable.push(WaitReason::ClaimTerminating { claim: name })
+            }
+            Some(claim) if claim.is_held() && !planted(Mutant::UseHeldClaim) => {
+                let operation = claim.operation.as_ref().map(ToString::to_string).unwrap_or_default();
+                inventory.held.push(WaitReason::ClaimHeld { claim: name, operation });
             }
             Some(_) => inventory.present.push(name),
             None if draft.owners_of(&name).is_some() => {}
@@ -66,6 +72,26 @@ pub(super) fn complete(draft: &mut Draft<'_>, ordinal: Ordinal, uid: Option<&Uid
     usable
 }
 
+/// The claims of an ordinal that are there and hold no other set's data.
+pub(super) fn own<'a>(draft: &Draft<'a>, ordinal: Ordinal) -> Vec<&'a ClaimView> {
+    let set = &draft.snapshot.set;
+    let own = |name: &String| {
+        let claim = draft.claim(&set.name.claim(name, ordinal));
+        claim.filter(|claim| !is_foreign(set, name, claim))
+    };
+    set.claim_templates.iter().filter_map(|template| own(&template.name)).collect()
+}
+
+/// Whether a claim of the ordinal's names holds another set's data.
+pub(super) fn any_foreign(draft: &Draft<'_>, ordinal: Ordinal) -> bool {
+    let set = &draft.snapshot.set;
+    let foreign = |name: &String| {
+        let claim = draft.claim(&set.name.claim(name, ordinal));
+        claim.is_some_and(|claim| is_foreign(set, name, claim))
+    };
+    set.claim_templates.iter().any(|template| foreign(&template.name))
+}
+
 /// Whether a claim holds the data of another set, whose claims happen to get the same name. A claim that says nothing was
 /// made by a person, and for this set.
 fn is_foreign(set: &SetView, template: &str, claim: &ClaimView) -> bool {
@@ -79,7 +105,7 @@ pub(super) fn stale(draft: &Draft<'_>, ordinal: Ordinal) -> Option<ClaimName> {
         return None;
     }
     let owners = Owners::of(set, ordinal, None);
-    let claims = set.claim_templates.iter().map(|template| set.name.claim(template, ordinal));
+    let claims = set.claim_templates.iter().map(|template| set.name.claim(&template.name, ordinal));
     claims
         .into_iter()
         .find(|claim| draft.owners_of(claim).is_some_and(|refs| refs.iter().any(|r| owners.is_old_pod(r))))
@@ -89,7 +115,7 @@ pub(super) fn stale(draft: &Draft<'_>, ordinal: Ordinal) -> Option<ClaimName> {
 pub(super) fn fix_owners(draft: &mut Draft<'_>, ordinal: Ordinal, uid: Option<&Uid>) {
     let set = &draft.snapshot.set;
     let owners = Owners::of(set, ordinal, uid);
-    for template in &set.claim_templates {
+    for template in set.claim_templates.iter().map(|template| &template.name) {
         let name = set.name.claim(template, ordinal);
         let Some(claim) = draft.claim(&name).filter(|claim| !is_foreign(set, template, claim)) else { continue };
         if let Some(wanted) = draft.owners_of(&name).and_then(|refs| owners.wanted(refs)) {
@@ -108,8 +134,8 @@ pub(super) fn disputed(draft: &Draft<'_>) -> Vec<ClaimName> {
     let claims_of = |(ordinal, pod): (Ordinal, &PodView)| {
         let owners = Owners::of(set, ordinal, Some(&pod.uid));
         let claims = set.claim_templates.iter().filter_map(|template| {
-            let name = set.name.claim(template, ordinal);
-            draft.claim(&name).filter(|claim| !is_foreign(set, template, claim)).map(|claim| (name, claim))
+            let name = set.name.claim(&template.name, ordinal);
+            draft.claim(&name).filter(|claim| !is_foreign(set, &template.name, claim)).map(|claim| (name, claim))
         });
         claims.filter(|(_, claim)| owners.others_control(&claim.owners)).map(|(name, _)| name).collect::<Vec<_>>()
     };

@@ -11,7 +11,7 @@ use super::{
     progress::Progress,
     snapshot::{MaxUnavailable, Strategy},
     status::{BlockedOn, Condition, Status},
-    wait::{Wait, WaitReason},
+    wait::{Growing, Wait, WaitReason},
 };
 
 /// Enough pods are available.
@@ -146,6 +146,7 @@ fn remoteness(reason: &WaitReason) -> u8 {
         | WaitReason::UpdateBudget { .. } => 1,
         // These wait for people, and for as long as people like.
         WaitReason::UpdateOnDelete | WaitReason::Paused | WaitReason::SetDeleting => 2,
+        WaitReason::ClaimGrowing { state: Growing::AtStart, .. } => 2,
         _ => 0,
     }
 }

@@ -1,6 +1,9 @@
 //! A plan in the making: the snapshot, what was found in it, and what the steps have asked for so far.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use model::{
     identity::{ClaimName, Ordinal, PodName, RevisionName},
@@ -8,7 +11,8 @@ use model::{
 };
 
 use super::{
-    action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op},
+    action::{Action, DeleteReason, Guard, NewClaim, NewPod, NewSnapshot, Op},
+    grow::{Fit, Growth},
     members::Members,
     revisions::Revisions,
     snapshot::{ClaimOwner, ClaimView, PodView, Policy, Snapshot},
@@ -42,6 +46,10 @@ pub(super) struct Draft<'a> {
     pub members: Members<'a>,
     pub actions: Vec<Action>,
     pub waits: Vec<Wait>,
+    /// How far claims have grown.
+    pub growth: Growth,
+    /// After how long to plan again although nothing happened, for what waits for time.
+    pub look_again: Option<Duration>,
     /// Pods that the plan deletes.
     deleted: BTreeSet<PodName>,
     /// Those of them that it deletes because they are outdated.
@@ -53,8 +61,9 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Starts with the actions and findings of the first steps.
     pub fn new(snapshot: &'a Snapshot, members: Members<'a>, revisions: Revisions, actions: Vec<Action>) -> Self {
-        let (deleted, replaced, owners) = Default::default();
-        Self { snapshot, revisions, members, actions, waits: Vec::new(), deleted, replaced, owners }
+        let (deleted, replaced, owners, growth) = Default::default();
+        let (waits, look_again) = (Vec::new(), None);
+        Self { snapshot, revisions, members, actions, waits, growth, look_again, deleted, replaced, owners }
     }
 
     /// Whether pods come and go one after the other.
@@ -115,6 +124,11 @@ impl<'a> Draft<'a> {
         self.waits.push(Wait { ordinal: Some(ordinal), pod, reason });
     }
 
+    /// Plans again after so long, or earlier.
+    pub fn look_again(&mut self, after: Option<Duration>) {
+        self.look_again = self.look_again.into_iter().chain(after).min();
+    }
+
     /// Guards that the set is as it was seen.
     pub fn set_unchanged(&self) -> Guard {
         set_unchanged(self.snapshot)
@@ -146,6 +160,53 @@ impl<'a> Draft<'a> {
         let guards = vec![self.set_unchanged(), claim_unchanged(claim)];
         self.owners.insert(claim.name.clone(), owners.clone());
         self.actions.push(Action { op: Op::UpdateClaimOwners { claim: claim.name.clone(), owners }, guards });
+    }
+
+    /// Asks for a claim to be made as its template says, unless the plan changes it already.
+    pub fn fit_claim(&mut self, claim: &ClaimView, fit: Fit) {
+        if self.owners.contains_key(&claim.name) || self.uses(&claim.name) {
+            return;
+        }
+        let Fit { claim: name, template, ordinal, grow } = fit;
+        let guards = vec![self.set_unchanged(), claim_unchanged(claim)];
+        self.actions.push(Action { op: Op::FitClaim { claim: name, template, ordinal, grow }, guards });
+    }
+
+    /// Whether the plan gives this claim to a pod, or takes it away.
+    fn uses(&self, claim: &ClaimName) -> bool {
+        self.actions.iter().any(|action| match &action.op {
+            Op::CreatePod(new) => new.marks && new.reused.contains(claim),
+            Op::RestoreClaims { claims, .. } => claims.iter().any(|(name, _)| name == claim),
+            Op::RecreateVolumes { claims, .. } => claims.contains(claim),
+            _ => false,
+        })
+    }
+
+    /// Asks for a snapshot of a claim that no pod has now.
+    pub fn create_snapshot(&mut self, claim: &ClaimView, new: NewSnapshot) {
+        let pod = self.snapshot.set.name.pod(new.ordinal);
+        let guards = vec![self.set_unchanged(), Guard::PodAbsent(pod), claim_unchanged(claim)];
+        self.actions.push(Action { op: Op::CreateSnapshot(new), guards });
+    }
+
+    /// Asks for claims of an ordinal without a pod to be taken back to snapshots, all together.
+    pub fn restore_claims(&mut self, ordinal: Ordinal, claims: Vec<(&ClaimView, String)>) {
+        let mut guards = vec![self.set_unchanged(), Guard::PodAbsent(self.snapshot.set.name.pod(ordinal))];
+        guards.extend(claims.iter().map(|(claim, _)| claim_unchanged(claim)));
+        let claims = claims.into_iter().map(|(claim, from)| (claim.name.clone(), from)).collect();
+        self.actions.push(Action { op: Op::RestoreClaims { ordinal, claims }, guards });
+    }
+
+    /// Asks for the pod and the claims of an ordinal to go. What the other pods are is part of it.
+    pub fn recreate_volumes(&mut self, ordinal: Ordinal, pod: Option<&PodView>, claims: &[&ClaimView]) {
+        let mut guards = vec![self.set_unchanged()];
+        guards.push(pod.map_or_else(|| Guard::PodAbsent(self.snapshot.set.name.pod(ordinal)), PodView::unchanged));
+        guards.extend(claims.iter().map(|claim| claim_unchanged(claim)));
+        guards.push(self.peers_unchanged(|peer| peer != ordinal));
+        let going = pod.filter(|pod| !pod.terminating && self.deleted.insert(pod.name.clone()));
+        let pod = going.map(|pod| pod.name.clone());
+        let claims = claims.iter().map(|claim| claim.name.clone()).collect();
+        self.actions.push(Action { op: Op::RecreateVolumes { ordinal, pod, claims }, guards });
     }
 
     /// Asks for a pod's labels and volumes to be put right.

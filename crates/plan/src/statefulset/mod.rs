@@ -10,7 +10,11 @@
 //! `docs/deviations.md` says where Berth decides otherwise. Rule ids such as UP-4 are explained in
 //! `docs/statefulset.md`.
 //!
-//! Never does this module look at a clock, remember anything, or delete a claim.
+//! Beside this walk claims grow after their templates (`grow`), volumes that are lost for good are given up where the set
+//! says so (`lost`), and data is kept between two revisions (`save`).
+//!
+//! Never does this module look at a clock or remember anything. Claims it deletes in one place alone (`lost`), and only
+//! where the user asked for it.
 
 mod action;
 mod budgets;
@@ -19,7 +23,9 @@ mod condemn;
 pub mod conditions;
 mod draft;
 mod explain;
+mod grow;
 mod heal;
+mod lost;
 mod members;
 mod pod;
 mod preview;
@@ -27,6 +33,7 @@ mod progress;
 mod recreate;
 mod replicas;
 mod revisions;
+mod save;
 mod snapshot;
 pub mod stamp;
 mod status;
@@ -35,15 +42,16 @@ mod update;
 mod view;
 mod wait;
 
-pub use action::{Action, DeleteReason, Guard, NewClaim, NewPod, Op, Plan, PodAt};
+pub use action::{Action, DeleteReason, Guard, NewClaim, NewPod, NewSnapshot, Op, Plan, PodAt};
 pub use preview::{Foreseen, HeldBack, Preview, What, preview};
 pub use snapshot::{
-    ClaimOwner, ClaimView, Control, MaxUnavailable, Override, OwnerKind, Phase, PodView, Policy, Retention,
-    RevisionView, SetView, Snapshot, Strategy,
+    ClaimOwner, ClaimTemplate, ClaimView, Control, Lost, MaxUnavailable, OperationPhase, OperationView, Override,
+    OwnerKind, Phase, PodView, Policy, Resize, Retention, RevisionView, SetView, Snapshot, SnapshotView, Strategy,
+    VolumePolicy,
 };
-pub use status::{BlockedOn, Condition, Status};
+pub use status::{BlockedOn, ClaimsStatus, Condition, Status};
 pub use view::{Objects, template_bytes};
-pub use wait::{Wait, WaitReason};
+pub use wait::{Growing, Then, Wait, WaitReason};
 
 use draft::{Draft, set_unchanged};
 
@@ -55,6 +63,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
 
     let actions = service(snapshot).into_iter().chain(in_order(revision_actions, member_actions)).collect();
     let mut draft = Draft::new(snapshot, members, revisions, actions);
+    draft.growth = grow::find(&draft);
     let mut status = Status::count(&draft, &pods);
 
     if snapshot.set.deleting {
@@ -63,6 +72,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         if recreate::process(&mut draft) && replicas::process(&mut draft) && condemn::process(&mut draft) {
             update::process(&mut draft);
         }
+        grow::act(&mut draft);
         explain::explain(&mut draft);
     }
 
@@ -80,7 +90,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
     revisions::truncate(&mut draft, &pods);
 
-    let timers = [status::requeue_after(snapshot, &pods, &status), progress.look_again_after()];
+    let timers = [status::requeue_after(snapshot, &pods, &status), progress.look_again_after(), draft.look_again];
     let requeue_after = timers.into_iter().flatten().min();
     let disputed = claims::disputed(&draft);
     let (actions, waits) = draft.finish();

@@ -49,7 +49,7 @@ impl PodView {
     pub(super) fn storage_fits(&self, set: &SetView, ordinal: Ordinal) -> bool {
         set.claim_templates
             .iter()
-            .all(|template| self.volumes.get(template) == Some(&set.name.claim(template, ordinal)))
+            .all(|template| self.volumes.get(&template.name) == Some(&set.name.claim(&template.name, ordinal)))
     }
 
     /// The pod as it was seen.

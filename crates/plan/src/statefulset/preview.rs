@@ -7,13 +7,16 @@
 use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
-use model::identity::{ModRevision, NodeName, Ordinal, PodName, RevisionName, Uid};
+use model::identity::{ClaimName, ModRevision, NodeName, Ordinal, PodName, RevisionName, Uid};
 
 use super::{
-    action::{DeleteReason, NewClaim, NewPod, Op, Plan, PodAt},
+    action::{DeleteReason, NewClaim, NewPod, NewSnapshot, Op, Plan, PodAt},
     draft::Draft,
     members, plan, revisions,
-    snapshot::{ClaimView, Control, OwnerKind, Phase, PodView, RevisionView, Snapshot, Strategy},
+    snapshot::{
+        ClaimView, Control, OperationPhase, OperationView, OwnerKind, Phase, PodView, RevisionView, Snapshot,
+        SnapshotView, Strategy,
+    },
     wait::WaitReason,
 };
 
@@ -190,6 +193,27 @@ impl Ideal {
             Op::UpdateClaimOwners { claim, owners } => {
                 self.snapshot.claims.get_mut(claim).into_iter().for_each(|claim| claim.owners.clone_from(owners));
             }
+            Op::FitClaim { claim, template, ordinal, grow } => self.fit_claim(claim, template, *ordinal, *grow),
+            Op::CreateSnapshot(new) => self.create_snapshot(new),
+            Op::RestoreClaims { claims, .. } => {
+                for (claim, snapshot) in claims {
+                    self.snapshot.claims.get_mut(claim).into_iter().for_each(|claim| {
+                        claim.operation = Some(OperationView {
+                            kind: "Restore".to_owned(),
+                            restores: Some(snapshot.clone()),
+                            target: None,
+                            phase: OperationPhase::Done,
+                            message: String::new(),
+                        });
+                    });
+                }
+            }
+            Op::RecreateVolumes { ordinal, pod, claims } => {
+                claims.iter().for_each(|claim| drop(self.snapshot.claims.remove(claim)));
+                if let Some(pod) = pod {
+                    self.delete_pod(pod, *ordinal, &DeleteReason::VolumesLost);
+                }
+            }
             Op::CreatePod(new) => self.create_pod(new),
             Op::DeletePod { pod, ordinal, why } => self.delete_pod(pod, *ordinal, why),
             Op::UpdateStatus(status) => {
@@ -209,20 +233,54 @@ impl Ideal {
             name: new.name.clone(),
             uid: self.uid(),
             at: ModRevision(0),
-            terminating: false,
-            made_for: String::new(),
             owners: new.owners.clone(),
+            ..ClaimView::default()
         };
         self.snapshot.claims.insert(claim.name.clone(), claim);
     }
 
-    fn volumes(&self, ordinal: Ordinal) -> BTreeMap<String, model::identity::ClaimName> {
+    fn fit_claim(&mut self, claim: &ClaimName, template: &str, ordinal: Ordinal, grow: bool) {
         let set = &self.snapshot.set;
-        set.claim_templates.iter().map(|template| (template.clone(), set.name.claim(template, ordinal))).collect()
+        let template = set.claim_templates.iter().rfind(|one| one.name == template);
+        let wanted = template.and_then(|template| set.size_of(template, ordinal));
+        if let Some(claim) = self.snapshot.claims.get_mut(claim) {
+            claim.labels_differ = false;
+            if grow {
+                (claim.size, claim.capacity) = (wanted, wanted);
+            }
+        }
+    }
+
+    fn create_snapshot(&mut self, new: &NewSnapshot) {
+        let snapshot = SnapshotView {
+            name: new.name.clone(),
+            claim: new.claim.clone(),
+            terminating: false,
+            ready: true,
+            error: String::new(),
+            before: Some(new.before.clone()),
+            rollout: Some(new.rollout),
+        };
+        self.snapshot.snapshots.insert(new.name.clone(), snapshot);
+    }
+
+    fn volumes(&self, ordinal: Ordinal) -> BTreeMap<String, ClaimName> {
+        let set = &self.snapshot.set;
+        set.claim_templates
+            .iter()
+            .map(|template| (template.name.clone(), set.name.claim(&template.name, ordinal)))
+            .collect()
     }
 
     fn create_pod(&mut self, new: &NewPod) {
         new.claims.iter().for_each(|claim| self.create_claim(claim));
+        if new.marks {
+            let names = new.claims.iter().map(|claim| &claim.name).chain(&new.reused);
+            for name in names {
+                let claim = self.snapshot.claims.get_mut(name);
+                claim.into_iter().for_each(|claim| claim.revision = Some(new.revision.clone()));
+            }
+        }
         let pod = PodView {
             name: new.pod.clone(),
             uid: self.uid(),

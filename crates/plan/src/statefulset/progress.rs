@@ -19,7 +19,7 @@ use super::{
     revisions,
     snapshot::{PodView, Strategy},
     status::{Status, until},
-    wait::{DISRUPTION_BUDGET, WaitReason},
+    wait::FROM_OUTSIDE,
 };
 
 /// How far a set is.
@@ -61,7 +61,7 @@ pub(super) fn judge(draft: &Draft<'_>, status: &mut Status) -> Progress {
     if done {
         return Progress::Done;
     }
-    let suspended = set.paused || set.deleting || is_held_by_budget(draft);
+    let suspended = set.paused || set.deleting || is_held_up(draft);
     let (Some(deadline), Some(since), false) = (set.progress_deadline_seconds, status.last_progress, suspended) else {
         return Progress::Underway { left: None };
     };
@@ -120,16 +120,17 @@ fn has_moved(draft: &Draft<'_>, status: &Status, done: bool) -> bool {
         || status.available > before.available
         || missing(status.replicas) < missing(before.replicas)
         || (!done && (was_done || before.last_progress.is_none()))
-        || (was_held_by_budget(before) && !is_held_by_budget(draft))
+        || (was_held_up(before) && !is_held_up(draft))
 }
 
-/// Whether a disruption budget keeps an outdated or surplus pod in its place: that is no fault of the template.
-fn is_held_by_budget(draft: &Draft<'_>) -> bool {
-    draft.waits.iter().any(|wait| matches!(wait.reason, WaitReason::DisruptionBudget(_)))
+/// Whether a disruption budget keeps an outdated or surplus pod in its place, or storage holds things up: that is no
+/// fault of the template.
+fn is_held_up(draft: &Draft<'_>) -> bool {
+    draft.waits.iter().any(|wait| wait.reason.is_from_outside())
 }
 
-fn was_held_by_budget(before: &Status) -> bool {
-    before.blocked_on.as_ref().is_some_and(|blocked| blocked.reason == DISRUPTION_BUDGET)
+fn was_held_up(before: &Status) -> bool {
+    before.blocked_on.as_ref().is_some_and(|blocked| FROM_OUTSIDE.contains(&blocked.reason.as_str()))
 }
 
 /// Whether a pod is ready and lacks nothing but time.

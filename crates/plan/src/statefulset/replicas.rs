@@ -13,7 +13,7 @@ use super::{
     action::{DeleteReason, NewPod},
     claims,
     draft::{Draft, Flow, RestsOn},
-    heal,
+    heal, lost, save,
     snapshot::{Phase, PodView},
     wait::WaitReason,
 };
@@ -60,6 +60,9 @@ fn in_order(draft: &mut Draft<'_>, replicas: u32) -> bool {
 }
 
 fn process_one(draft: &mut Draft<'_>, ordinal: Ordinal) -> Flow {
+    if lost::process(draft, ordinal) {
+        return Flow::Stop;
+    }
     let Some(pod) = draft.members.replicas.get(&ordinal).copied() else {
         return create(draft, ordinal);
     };
@@ -103,8 +106,16 @@ fn create(draft: &mut Draft<'_>, ordinal: Ordinal) -> Flow {
         }
         return Flow::Fail;
     }
+    if !claims.held.is_empty() {
+        claims.held.into_iter().for_each(|reason| draft.wait(ordinal, reason));
+        return Flow::Stop;
+    }
     let revision = draft.revision_of_new_pod(ordinal).clone();
-    draft.create_pod(NewPod { pod, ordinal, revision, claims: claims.missing, reused: claims.present });
+    if !save::process(draft, ordinal, &revision, &claims.present) {
+        return Flow::Stop;
+    }
+    let marks = draft.snapshot.set.volume_policy.snapshot_before_update;
+    draft.create_pod(NewPod { pod, ordinal, revision, claims: claims.missing, reused: claims.present, marks });
     claims::fix_owners(draft, ordinal, None);
     if draft.in_order() { Flow::Stop } else { Flow::Go }
 }

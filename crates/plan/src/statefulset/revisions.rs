@@ -22,9 +22,20 @@ pub(super) struct Revisions {
     pub update: RevisionName,
     /// How many names of revisions were found taken by other templates.
     pub collisions: u32,
+    /// The number of the present template's revision, as it will be.
+    number: i64,
 }
 
 impl Revisions {
+    /// The number of a revision, as it will be after the actions of the plan.
+    pub fn number_of(&self, snapshot: &Snapshot, name: &RevisionName) -> i64 {
+        if *name == self.update {
+            return self.number;
+        }
+        let stored = snapshot.revisions.iter().find(|revision| revision.name == *name);
+        stored.map_or(self.number, |revision| revision.number)
+    }
+
     /// How many indices, from the first on, get their new pods from the current revision (REV-12, D4). While the set is
     /// paused the update stays where it is: below the lowest pod that has it already.
     pub fn kept_back(&self, set: &SetView, members: &Members<'_>) -> u32 {
@@ -55,15 +66,22 @@ pub(super) fn find(snapshot: &Snapshot) -> (Revisions, Vec<Action>) {
     let next = history.last().map_or(1, |newest| newest.number.saturating_add(more));
     let equal = history.iter().rfind(|revision| revision.template == set.template);
     let newest = history.last();
+    let mut number = next;
     let update = match (equal, newest) {
-        (Some(equal), Some(newest)) if equal.template == newest.template => newest.name.clone(),
+        (Some(equal), Some(newest)) if equal.template == newest.template => {
+            number = newest.number;
+            newest.name.clone()
+        }
         (Some(equal), _) if planted(Mutant::NoRenumbering) => equal.name.clone(),
         (Some(equal), _) => {
             let op = Op::RenumberRevision { name: equal.name.clone(), number: next };
             actions.push(Action { op, guards: vec![set_unchanged(snapshot), unchanged(equal)] });
             equal.name.clone()
         }
-        (None, Some(newest)) if newest.equivalent => newest.name.clone(),
+        (None, Some(newest)) if newest.equivalent => {
+            number = newest.number;
+            newest.name.clone()
+        }
         (None, _) => {
             let name = free_name(snapshot, &mut collisions);
             if !snapshot.revisions.iter().any(|revision| revision.name == name) {
@@ -81,7 +99,7 @@ pub(super) fn find(snapshot: &Snapshot) -> (Revisions, Vec<Action>) {
 
     let stored = |revision: &&RevisionView| Some(&revision.name) == set.status.current_revision.as_ref();
     let current = history.iter().copied().find(stored).map_or(&update, |revision| &revision.name).clone();
-    (Revisions { current, update, collisions }, actions)
+    (Revisions { current, update, collisions, number }, actions)
 }
 
 /// Deletes the oldest revisions that nothing uses, beyond the limit (REV-11). The last one that was complete is of use: a

@@ -4,13 +4,14 @@
 //! storage fit) is made by the planner. The controller, the simulator and the oracle all build them; `view` makes them
 //! from stored objects.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 use model::{
-    identity::{ClaimName, ModRevision, NodeName, PodName, RevisionName, SetName, Uid},
+    identity::{ClaimName, ModRevision, NodeName, Ordinal, PodName, RevisionName, SetName, Uid},
     ordinals::{OrdinalRanges, Ordinals},
     overrides,
+    quantity::Quantity,
     revision::TemplateBytes,
 };
 
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub service_exists: bool,
     /// Disruption budgets that count a pod of the set. More do no harm.
     pub budgets: Vec<Budget>,
+    /// VolumeSnapshots of the set's claims, by name. More do no harm; none are needed unless `volumePolicy` takes them.
+    pub snapshots: BTreeMap<String, SnapshotView>,
 }
 
 /// One StatefulSet. The default is an empty set as Kubernetes' defaults have it.
@@ -80,8 +83,10 @@ pub struct SetView {
     pub min_ready_seconds: u32,
     /// spec.persistentVolumeClaimRetentionPolicy
     pub retention: Retention,
-    /// Names of spec.volumeClaimTemplates, in order.
-    pub claim_templates: Vec<String>,
+    /// spec.volumeClaimTemplates, in order.
+    pub claim_templates: Vec<ClaimTemplate>,
+    /// spec.volumePolicy
+    pub volume_policy: VolumePolicy,
     /// spec.revisionHistoryLimit; None keeps all.
     pub history_limit: Option<u32>,
     /// spec.template
@@ -99,6 +104,39 @@ impl SetView {
         let own = self.overrides.iter().filter(|one| one.ordinals.contains(ordinal));
         overrides::joined(own.map(|one| one.digest.as_str()))
     }
+
+    /// The size that the claim of an ordinal should have at least; None if nothing says so.
+    pub fn size_of(&self, template: &ClaimTemplate, ordinal: Ordinal) -> Option<Quantity> {
+        let own = self.overrides.iter().rev().filter(|one| one.ordinals.contains(ordinal));
+        own.filter_map(|one| one.sizes.get(&template.name)).next().copied().or(template.size)
+    }
+}
+
+/// What claims are made from, as far as claims that are there already are changed for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClaimTemplate {
+    /// metadata.name
+    pub name: String,
+    /// spec.resources.requests.storage; None if it cannot be read.
+    pub size: Option<Quantity>,
+}
+
+impl From<&str> for ClaimTemplate {
+    /// A template that says nothing but its name.
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), size: None }
+    }
+}
+
+/// What becomes of data when disks are lost and when the set is updated. The default waits and keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumePolicy {
+    /// After how many seconds lost volumes are made anew, empty; None waits for the node.
+    pub recreate_after_seconds: Option<u32>,
+    /// snapshotBeforeUpdate
+    pub snapshot_before_update: bool,
+    /// restoreOnRevert
+    pub restore_on_revert: bool,
 }
 
 /// In which order pods come and go.
@@ -136,12 +174,14 @@ impl Default for Strategy {
 }
 
 /// What some ordinals have otherwise than the template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Override {
     /// The ordinals.
     pub ordinals: OrdinalRanges,
     /// Stands for what is different in the pod. Two overrides of one digest make the same pod.
     pub digest: String,
+    /// Sizes of claims, by the name of their template.
+    pub sizes: BTreeMap<String, Quantity>,
 }
 
 /// A bound on unavailable pods.
@@ -257,7 +297,7 @@ pub struct PodView {
 }
 
 /// One claim.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClaimView {
     /// metadata.name
     pub name: ClaimName,
@@ -271,6 +311,119 @@ pub struct ClaimView {
     pub made_for: String,
     /// metadata.ownerReferences, in order.
     pub owners: Vec<ClaimOwner>,
+    /// Whether it has a volume.
+    pub bound: bool,
+    /// spec.resources.requests.storage
+    pub size: Option<Quantity>,
+    /// status.capacity.storage
+    pub capacity: Option<Quantity>,
+    /// What is in the way of its growing.
+    pub resize: Resize,
+    /// The condition VolumeLost, while it holds.
+    pub lost: Option<Lost>,
+    /// status.operation
+    pub operation: Option<OperationView>,
+    /// The revision whose pod had it last, as far as it says so.
+    pub revision: Option<RevisionName>,
+    /// Whether it was made for the set and lacks a label or annotation of its template. Looked at where the view is made:
+    /// there is no need to carry all of them around.
+    pub labels_differ: bool,
+}
+
+impl ClaimView {
+    /// Whether something is being done with its data as a whole: no pod may get it.
+    pub fn is_held(&self) -> bool {
+        self.operation.as_ref().is_some_and(|operation| operation.phase == OperationPhase::Underway)
+    }
+
+    /// Whether its volume is smaller than it asks for.
+    pub fn is_growing(&self) -> bool {
+        self.bound && self.capacity.zip(self.size).is_some_and(|(capacity, size)| capacity < size)
+    }
+}
+
+/// What is in the way of a claim's growing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Resize {
+    /// Nothing.
+    #[default]
+    Unhindered,
+    /// The volume has grown, and what is in it grows when its pod starts anew, or now if the node can do that.
+    AtStart,
+    /// It cannot grow.
+    Infeasible(String),
+}
+
+/// A volume whose only node is gone for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Since when.
+    pub since: Timestamp,
+    /// The node that the volume was made for.
+    pub node: Option<NodeName>,
+    /// Why, in the words of the volume manager.
+    pub message: String,
+}
+
+/// Something that is or was done with a claim's data as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationView {
+    /// What: Move or Restore.
+    pub kind: String,
+    /// The snapshot that is restored.
+    pub restores: Option<String>,
+    /// The node that the data goes to.
+    pub target: Option<NodeName>,
+    /// How far it is.
+    pub phase: OperationPhase,
+    /// What it waits for, or why it failed.
+    pub message: String,
+}
+
+impl fmt::Display for OperationView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.restores, &self.target) {
+            (Some(snapshot), _) => write!(f, "its restore from {snapshot}")?,
+            (None, Some(node)) => write!(f, "its move to {node}")?,
+            (None, None) => write!(f, "its {}", self.kind.to_lowercase())?,
+        }
+        f.write_str(match self.phase {
+            OperationPhase::Underway => " is under way",
+            OperationPhase::Done => " is done",
+            OperationPhase::Failed => " failed",
+        })?;
+        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
+    }
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationPhase {
+    /// It has not ended: the claim is held.
+    Underway,
+    /// It has ended well.
+    Done,
+    /// It has ended, and the data is what it was.
+    Failed,
+}
+
+/// One VolumeSnapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotView {
+    /// metadata.name
+    pub name: String,
+    /// The claim that it is of.
+    pub claim: ClaimName,
+    /// Whether deletion was asked for.
+    pub terminating: bool,
+    /// Whether volumes can be made from it.
+    pub ready: bool,
+    /// Why it is not ready; may be empty.
+    pub error: String,
+    /// The revision whose rollout it was made before, if a set made it.
+    pub before: Option<RevisionName>,
+    /// The number that this revision had in that rollout.
+    pub rollout: Option<i64>,
 }
 
 /// One owner of a claim.

@@ -3,22 +3,23 @@
 //! Only what the set decides is filled in. uid, times and revisions are the store's; the node is the scheduler's.
 
 use model::{
-    identity::{Ordinal, PodName},
-    overrides,
+    identity::{Ordinal, PodName, RevisionName},
+    overrides, source,
 };
 use pb::{
     Object, ObjectExt,
     objects::{
-        Condition, ControllerRevision, ObjectMeta, OwnerReference, PersistentVolumeClaim,
+        ClaimOperation, Condition, ControllerRevision, ObjectMeta, OwnerReference, PersistentVolumeClaim,
         PersistentVolumeClaimVolumeSource, Pod, PodSpec, PodTemplateSpec, Service, ServiceSpec, StatefulSet,
-        StatefulSetBlockedOn, StatefulSetSpec, StatefulSetStatus, Time, Volume,
+        StatefulSetBlockedOn, StatefulSetClaimsStatus, StatefulSetSpec, StatefulSetStatus, Time, Volume,
+        VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec,
     },
 };
 
 use super::{
-    action::{NewClaim, NewPod},
+    action::{NewClaim, NewPod, NewSnapshot},
     snapshot::{ClaimOwner, OwnerKind},
-    status::Status,
+    status::{ClaimsStatus, Status},
 };
 
 /// Label of a pod: its own name.
@@ -33,6 +34,10 @@ pub const OVERRIDES_ANNOTATION: &str = "berth.dev/overrides";
 /// Annotation of a claim: the set and the claim template that it was made for. Two sets can give a claim the same name:
 /// `alpha-beta` of the set `web`, and `alpha` of the set `beta-web` (#41153).
 pub const MADE_FOR_ANNOTATION: &str = "berth.dev/made-for";
+/// Annotation of a claim: the revision whose pod had it last. Of a snapshot: the revision whose rollout came next.
+pub const DATA_REVISION_ANNOTATION: &str = "apps.berth.dev/revision";
+/// Annotation of a snapshot: the number that this revision had in that rollout.
+pub const ROLLOUT_ANNOTATION: &str = "apps.berth.dev/rollout";
 /// Finalizer of a set whose pods go in order when it is deleted.
 pub const ORDERED_DELETION: &str = "berth.dev/ordered-deletion";
 /// Label of a revision: the hash in its name.
@@ -123,10 +128,84 @@ pub fn claim(set: &StatefulSet, new: &NewClaim) -> Option<PersistentVolumeClaim>
     meta.labels.extend(selector);
     meta.annotations.insert(MADE_FOR_ANNOTATION.to_owned(), made_for(set.name(), &new.template));
     meta.owner_references = new.owners.iter().map(owner_reference).collect();
-    overrides::claim(spec, new.ordinal, &new.template, claim.spec.get_or_insert_default());
+    let wanted = claim.spec.get_or_insert_default();
+    overrides::claim(spec, new.ordinal, &new.template, wanted);
+    source::resolve(spec, &new.name, new.ordinal, wanted);
     claim.status = None;
     claim.stamp_type();
     Some(claim)
+}
+
+/// Makes a claim that is there as its template says: labels and annotations, and its size if it grows. Nothing else is
+/// touched, and nothing taken away.
+pub fn fit(set: &StatefulSet, claim: &mut PersistentVolumeClaim, template: &str, ordinal: Ordinal, grow: bool) {
+    let Some(spec) = spec(set) else { return };
+    let Some(from) = spec.volume_claim_templates.iter().rfind(|one| one.name() == template) else { return };
+    let selector = spec.selector.clone().unwrap_or_default().match_labels;
+    let meta = claim.metadata.get_or_insert_default();
+    meta.labels.extend(from.meta().labels.clone());
+    meta.labels.extend(selector);
+    meta.annotations.extend(from.meta().annotations.clone());
+    if grow {
+        let mut wanted = from.spec.clone().unwrap_or_default();
+        overrides::claim(spec, ordinal, template, &mut wanted);
+        let requests = &mut claim.spec.get_or_insert_default().resources.get_or_insert_default().requests;
+        requests.extend(wanted.resources.unwrap_or_default().requests);
+    }
+}
+
+/// Whether a claim lacks a label or an annotation that its template gives.
+pub(super) fn lacks_labels(spec: &StatefulSetSpec, template: &str, claim: &PersistentVolumeClaim) -> bool {
+    let Some(from) = spec.volume_claim_templates.iter().rfind(|one| one.name() == template) else { return false };
+    let selector = spec.selector.as_ref().map(|selector| &selector.match_labels);
+    let has = &claim.meta().labels;
+    let selected = |key: &String| selector.is_some_and(|labels| labels.contains_key(key));
+    let lacks_label = |(key, value): (&String, &String)| !selected(key) && has.get(key) != Some(value);
+    let annotations = &claim.meta().annotations;
+    from.meta().labels.iter().any(lacks_label)
+        || selector.into_iter().flatten().any(|(key, value)| has.get(key) != Some(value))
+        || from.meta().annotations.iter().any(|(key, value)| annotations.get(key) != Some(value))
+}
+
+/// Says of a claim that a pod of this revision has it.
+pub fn mark(claim: &mut PersistentVolumeClaim, revision: &RevisionName) {
+    claim.meta_mut().annotations.insert(DATA_REVISION_ANNOTATION.to_owned(), revision.to_string());
+}
+
+/// A snapshot of a claim of `set`. It has no owner: it outlives the set, as the claims do.
+pub fn snapshot(set: &StatefulSet, new: &NewSnapshot) -> VolumeSnapshot {
+    let selector = spec(set).and_then(|spec| spec.selector.clone()).unwrap_or_default().match_labels;
+    let mut snapshot = VolumeSnapshot {
+        metadata: Some(ObjectMeta {
+            name: new.name.clone(),
+            namespace: set.namespace().to_owned(),
+            labels: selector,
+            annotations: [
+                (DATA_REVISION_ANNOTATION.to_owned(), new.before.to_string()),
+                (ROLLOUT_ANNOTATION.to_owned(), new.rollout.to_string()),
+            ]
+            .into(),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(VolumeSnapshotSpec {
+            source: Some(VolumeSnapshotSource { persistent_volume_claim_name: new.claim.to_string() }),
+        }),
+        ..VolumeSnapshot::default()
+    };
+    snapshot.stamp_type();
+    snapshot
+}
+
+/// Asks for the data of a claim to be taken back to a snapshot.
+pub fn restore(claim: &mut PersistentVolumeClaim, id: String, snapshot: &str, now: Time) {
+    claim.status.get_or_insert_default().operation = Some(ClaimOperation {
+        id,
+        r#type: "Restore".to_owned(),
+        snapshot: snapshot.to_owned(),
+        phase: "Waiting".to_owned(),
+        started_at: Some(now),
+        ..ClaimOperation::default()
+    });
 }
 
 /// A revision that stores the present template of `set`.
@@ -206,6 +285,7 @@ pub fn status(status: &Status, into: &mut StatefulSetStatus) {
         reason: blocked.reason.clone(),
         since: Some(Time::from(blocked.since)),
     });
+    into.volume_claims = status.volume_claims.iter().map(claims_status).collect();
     for condition in &status.conditions {
         into.conditions.retain(|stored| stored.r#type != condition.kind);
         into.conditions.push(Condition {
@@ -216,6 +296,16 @@ pub fn status(status: &Status, into: &mut StatefulSetStatus) {
             message: condition.message.clone(),
             ..Condition::default()
         });
+    }
+}
+
+fn claims_status(claims: &ClaimsStatus) -> StatefulSetClaimsStatus {
+    StatefulSetClaimsStatus {
+        name: claims.name.clone(),
+        replicas: claims.replicas,
+        fitting_replicas: claims.fitting,
+        expanding: claims.expanding.and_then(|ordinal| i32::try_from(ordinal.0).ok()),
+        message: claims.message.clone(),
     }
 }
 

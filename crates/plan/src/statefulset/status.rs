@@ -47,6 +47,23 @@ pub struct Status {
     pub conditions: Vec<Condition>,
     /// status.blockedOn
     pub blocked_on: Option<BlockedOn>,
+    /// status.volumeClaims
+    pub volume_claims: Vec<ClaimsStatus>,
+}
+
+/// How far the claims of one template have become what it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimsStatus {
+    /// The template.
+    pub name: String,
+    /// Claims that there are, of ordinals in range.
+    pub replicas: i32,
+    /// Those of them that have at least the template's size, and its labels and annotations.
+    pub fitting: i32,
+    /// The ordinal whose claim is growing.
+    pub expanding: Option<Ordinal>,
+    /// Why it takes so long; may be empty.
+    pub message: String,
 }
 
 /// One condition of a set.
@@ -93,6 +110,7 @@ impl Status {
             current_revision: Some(current.clone()),
             update_revision: Some(draft.revisions.update.clone()),
             collisions: Some(draft.revisions.collisions),
+            volume_claims: draft.growth.status.clone(),
             ..snapshot.set.status.clone()
         }
     }

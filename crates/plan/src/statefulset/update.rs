@@ -1,7 +1,7 @@
 //! Outdated pods that are available, the highest ordinal first: deleted, to come back anew (UPD-1 to UPD-8, MU-1 to
 //! MU-5).
 //!
-//! Runs only after the set has its size, and asks disruption budgets. Never touches an index below the partition.
+//! Runs only after the set has its size, after the claims of a pod have grown, and asks disruption budgets. Never touches an index below the partition.
 //! Outdated pods that are not available are no part of this: `heal` has replaced them already.
 
 use model::mutant::{Mutant, planted};
@@ -10,7 +10,7 @@ use super::{
     budgets,
     draft::{Draft, RestsOn},
     snapshot::{MaxUnavailable, PodView, Strategy},
-    wait::WaitReason,
+    wait::{Growing, WaitReason},
 };
 
 /// Replaces outdated pods as far as the strategy lets it.
@@ -36,6 +36,9 @@ fn one_at_a_time(draft: &mut Draft<'_>, partition: u32) {
         // A pod that the plan has only just asked for is neither deleted at once nor available.
         let Some(pod) = draft.members.replicas.get(&ordinal).copied() else { return };
         if draft.is_outdated(pod) && !pod.terminating {
+            if grows_first(draft, index) {
+                return;
+            }
             budgets::disrupt(draft, pod, ordinal, |draft| draft.replace(pod, ordinal, RestsOn::Peers));
             return;
         }
@@ -59,11 +62,27 @@ fn within_budget(draft: &mut Draft<'_>, partition: u32, bound: MaxUnavailable) {
     let outdated: Vec<_> = pods.filter(|(_, pod)| available(pod) && draft.is_outdated(pod)).collect();
     let budget = usize::try_from(allowed.saturating_sub(unavailable)).unwrap_or(usize::MAX);
     for (ordinal, pod) in outdated.iter().take(budget) {
-        if !budgets::disrupt(draft, pod, *ordinal, |draft| draft.replace(pod, *ordinal, RestsOn::Peers)) {
+        let index = snapshot.set.ordinals.index_of(*ordinal);
+        if index.is_some_and(|index| grows_first(draft, index))
+            || !budgets::disrupt(draft, pod, *ordinal, |draft| draft.replace(pod, *ordinal, RestsOn::Peers))
+        {
             break;
         }
     }
     if let Some((ordinal, _)) = outdated.first().filter(|_| budget == 0) {
         draft.wait(*ordinal, WaitReason::UpdateBudget { unavailable, allowed });
     }
+}
+
+/// Whether a claim has to grow before the pod at this index is replaced (VCT-3): its own, or one above it.
+fn grows_first(draft: &mut Draft<'_>, index: u32) -> bool {
+    let Some(claim) = draft.growth.holds(index).cloned().filter(|_| !planted(Mutant::UpdateBeforeGrowth)) else {
+        return false;
+    };
+    let ordinal = draft.ordinal(index);
+    // Of its own claim it is told already.
+    if !claim.as_str().ends_with(&format!("-{ordinal}")) {
+        draft.wait(ordinal, WaitReason::ClaimGrowing { claim, state: Growing::Underway });
+    }
+    true
 }

@@ -13,25 +13,32 @@ use model::{
     mutant::{Mutant, planted},
     ordinals::{OrdinalRanges, Ordinals},
     overrides,
+    quantity::Quantity,
     revision::TemplateBytes,
     selector::Selector,
 };
 use pb::{
     Object, ObjectExt,
     objects::{
-        Condition, ContainerState, ControllerRevision, IntOrString, ObjectMeta, OwnerReference, PersistentVolumeClaim,
-        Pod, PodTemplateSpec, StatefulSet, StatefulSetOverride, StatefulSetSpec, StatefulSetStatus,
+        ClaimOperation, Condition, ContainerState, ControllerRevision, IntOrString, ObjectMeta, OwnerReference,
+        PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, Pod, PodTemplateSpec,
+        StatefulSet, StatefulSetClaimsStatus, StatefulSetOverride, StatefulSetSpec, StatefulSetStatus,
+        StatefulSetVolumePolicy, VolumeSnapshot,
     },
 };
 
 use super::{
     conditions,
     snapshot::{
-        ClaimOwner, ClaimView, Control, MaxUnavailable, Override, OwnerKind, Phase, PodView, Policy, Retention,
-        RevisionView, SetView, Snapshot, Strategy,
+        ClaimOwner, ClaimTemplate, ClaimView, Control, Lost, MaxUnavailable, OperationPhase, OperationView, Override,
+        OwnerKind, Phase, PodView, Policy, Resize, Retention, RevisionView, SetView, Snapshot, SnapshotView, Strategy,
+        VolumePolicy,
     },
-    stamp::{MADE_FOR_ANNOTATION, ORDERED_DELETION, OVERRIDES_ANNOTATION, POD_NAME_LABEL, REVISION_LABEL},
-    status::{self, BlockedOn, Status},
+    stamp::{
+        self, DATA_REVISION_ANNOTATION, MADE_FOR_ANNOTATION, ORDERED_DELETION, OVERRIDES_ANNOTATION, POD_NAME_LABEL,
+        REVISION_LABEL, ROLLOUT_ANNOTATION,
+    },
+    status::{self, BlockedOn, ClaimsStatus, Status},
 };
 use crate::budget::Budget;
 
@@ -65,7 +72,7 @@ impl Snapshot {
         };
         let pods = objects.pods.iter().map(|object| pod(object, &set.uid, &selector));
         let pods = pods.filter(|p| p.selected || p.control == Control::Ours || set.name.ordinal_of(&p.name).is_some());
-        let claims = objects.claims.iter().map(|object| claim(object));
+        let claims = objects.claims.iter().map(|object| claim(object, objects.set));
         let revisions = objects.revisions.iter().filter_map(|object| {
             let (control, selected) = (control(object.meta(), &set.uid), selector.selects(object.meta()));
             concerns(object.meta(), control, selected).then(|| revision(object, control, selected, template))
@@ -80,8 +87,23 @@ impl Snapshot {
             revisions: revisions.collect(),
             service_exists: objects.service_exists,
             budgets,
+            snapshots: BTreeMap::new(),
             set,
         }
+    }
+
+    /// With the VolumeSnapshots of the namespace. Only `volumePolicy` looks at them.
+    #[must_use]
+    pub fn with_snapshots<'a>(mut self, snapshots: impl IntoIterator<Item = &'a VolumeSnapshot>) -> Self {
+        self.snapshots = snapshots.into_iter().map(volume_snapshot).map(|one| (one.name.clone(), one)).collect();
+        self
+    }
+}
+
+impl ClaimView {
+    /// What a set sees of a claim, whatever its revision in the store: two that are equal are the same to it.
+    pub fn seen(object: &PersistentVolumeClaim, set: &StatefulSet) -> Self {
+        Self { at: ModRevision(0), ..claim(object, set) }
     }
 }
 
@@ -109,7 +131,10 @@ pub fn template_bytes(template: &PodTemplateSpec) -> TemplateBytes {
 fn set(set: &StatefulSet) -> SetView {
     let empty = StatefulSetSpec::default();
     let spec = set.spec.as_ref().unwrap_or(&empty);
-    let claim_names = spec.volume_claim_templates.iter().map(|template| template.name().to_owned());
+    let claim_templates = spec.volume_claim_templates.iter().map(|template| ClaimTemplate {
+        name: template.name().to_owned(),
+        size: template.spec.as_ref().and_then(requested),
+    });
     SetView {
         name: SetName::from(set.name()),
         uid: Uid::from(set.uid()),
@@ -134,7 +159,8 @@ fn set(set: &StatefulSet) -> SetView {
                 delete_when_scaled: policy.when_scaled == "Delete",
             }
         }),
-        claim_templates: claim_names.collect(),
+        claim_templates: claim_templates.collect(),
+        volume_policy: spec.volume_policy.as_ref().map(volume_policy).unwrap_or_default(),
         history_limit: u32::try_from(spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY_LIMIT)).ok(),
         template: spec.template.as_ref().map_or_else(|| TemplateBytes::new([]), template_bytes),
         service_name: spec.service_name.clone(),
@@ -143,7 +169,27 @@ fn set(set: &StatefulSet) -> SetView {
 }
 
 fn override_view(one: &StatefulSetOverride) -> Override {
-    Override { ordinals: OrdinalRanges::of(&one.ordinals), digest: overrides::digest(one) }
+    let sizes = one.volume_claims.iter().filter_map(|claim| {
+        let size = claim.storage.as_ref()?.try_into().ok()?;
+        Some((claim.name.clone(), size))
+    });
+    Override { ordinals: OrdinalRanges::of(&one.ordinals), digest: overrides::digest(one), sizes: sizes.collect() }
+}
+
+fn volume_policy(policy: &StatefulSetVolumePolicy) -> VolumePolicy {
+    let after = policy.recreate_after_seconds.map_or(RECREATE_AFTER_SECONDS, unsigned);
+    VolumePolicy {
+        recreate_after_seconds: (policy.on_node_lost == "Recreate").then_some(after),
+        snapshot_before_update: policy.snapshot_before_update,
+        restore_on_revert: policy.restore_on_revert,
+    }
+}
+
+/// volumePolicy.recreateAfterSeconds, where it is not set.
+const RECREATE_AFTER_SECONDS: u32 = 600;
+
+fn requested(claim: &PersistentVolumeClaimSpec) -> Option<Quantity> {
+    claim.resources.as_ref()?.requests.get(STORAGE)?.try_into().ok()
 }
 
 /// DEF: revisionHistoryLimit.
@@ -194,12 +240,23 @@ impl From<&StatefulSetStatus> for Status {
                 .filter(|c| conditions::is_own(&c.r#type))
                 .map(condition_view)
                 .collect(),
+            volume_claims: status.volume_claims.iter().map(claims_status).collect(),
             blocked_on: status.blocked_on.as_ref().map(|blocked| BlockedOn {
                 ordinal: blocked.ordinal.map(|ordinal| Ordinal(unsigned(ordinal))),
                 reason: blocked.reason.clone(),
                 since: blocked.since.as_ref().map_or(Timestamp::MIN, |time| time.timestamp()),
             }),
         }
+    }
+}
+
+fn claims_status(claims: &StatefulSetClaimsStatus) -> ClaimsStatus {
+    ClaimsStatus {
+        name: claims.name.clone(),
+        replicas: claims.replicas,
+        fitting: claims.fitting_replicas,
+        expanding: claims.expanding.map(|ordinal| Ordinal(unsigned(ordinal))),
+        message: claims.message.clone(),
     }
 }
 
@@ -283,15 +340,91 @@ fn trouble(pod: &Pod, scheduled: Option<&Condition>) -> String {
     waiting.unwrap_or_else(|| status.message.clone())
 }
 
-fn claim(claim: &PersistentVolumeClaim) -> ClaimView {
+fn claim(claim: &PersistentVolumeClaim, set: &StatefulSet) -> ClaimView {
     let meta = claim.meta();
+    let annotation = |key: &str| meta.annotations.get(key);
+    let made_for = annotation(MADE_FOR_ANNOTATION).cloned().unwrap_or_default();
+    let (of, template) = made_for.split_once('/').unwrap_or_default();
+    let labels_differ =
+        of == set.name() && set.spec.as_ref().is_some_and(|spec| stamp::lacks_labels(spec, template, claim));
+    let spec = claim.spec.as_ref();
+    let status = claim.status.as_ref();
     ClaimView {
         name: meta.name.as_str().into(),
         uid: meta.uid.as_str().into(),
         at: ModRevision(claim.mod_revision()),
         terminating: claim.is_terminating(),
-        made_for: meta.annotations.get(MADE_FOR_ANNOTATION).cloned().unwrap_or_default(),
         owners: meta.owner_references.iter().map(ClaimOwner::from).collect(),
+        bound: spec.is_some_and(|spec| !spec.volume_name.is_empty()),
+        size: spec.and_then(requested),
+        capacity: status.and_then(|status| status.capacity.get(STORAGE)?.try_into().ok()),
+        resize: status.map(resize).unwrap_or_default(),
+        lost: status.and_then(|status| lost(status, annotation(SELECTED_NODE))),
+        operation: status.and_then(|status| status.operation.as_ref()).map(operation),
+        revision: annotation(DATA_REVISION_ANNOTATION).filter(|name| !name.is_empty()).map(|n| n.as_str().into()),
+        labels_differ,
+        made_for,
+    }
+}
+
+/// The resource that a claim asks for.
+const STORAGE: &str = "storage";
+/// Annotation of a claim: the node that its volume was made for.
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+
+fn holds<'a>(status: &'a PersistentVolumeClaimStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.r#type == kind && condition.status == "True")
+}
+
+/// The words of Kubernetes for how far a claim is that grows.
+fn resize(status: &PersistentVolumeClaimStatus) -> Resize {
+    let step = status.allocated_resource_statuses.get(STORAGE).map_or("", String::as_str);
+    if step.ends_with("ResizeInfeasible") {
+        let said = ["ControllerResizeError", "NodeResizeError", "Resizing"];
+        let why = said.iter().find_map(|kind| Some(holds(status, kind)?.message.clone()));
+        return Resize::Infeasible(why.unwrap_or_default());
+    }
+    if step == "NodeResizePending" || holds(status, "FileSystemResizePending").is_some() {
+        return Resize::AtStart;
+    }
+    Resize::Unhindered
+}
+
+fn lost(status: &PersistentVolumeClaimStatus, node: Option<&String>) -> Option<Lost> {
+    let condition = holds(status, "VolumeLost")?;
+    let node = node.map(|node| NodeName::from(node.as_str()));
+    Some(Lost { since: since(condition), node, message: condition.message.clone() })
+}
+
+/// What has not ended holds the claim, also in a phase of a later version.
+fn operation(operation: &ClaimOperation) -> OperationView {
+    let said = |text: &String| Some(text).filter(|text| !text.is_empty()).cloned();
+    OperationView {
+        kind: operation.r#type.clone(),
+        restores: said(&operation.snapshot).filter(|_| operation.r#type == "Restore"),
+        target: said(&operation.target_node).map(|node| NodeName::from(node.as_str())),
+        phase: match operation.phase.as_str() {
+            "Done" => OperationPhase::Done,
+            "Failed" => OperationPhase::Failed,
+            _ => OperationPhase::Underway,
+        },
+        message: operation.message.clone(),
+    }
+}
+
+fn volume_snapshot(snapshot: &VolumeSnapshot) -> SnapshotView {
+    let meta = snapshot.meta();
+    let source = snapshot.spec.as_ref().and_then(|spec| spec.source.as_ref());
+    let status = snapshot.status.as_ref();
+    let before = meta.annotations.get(DATA_REVISION_ANNOTATION);
+    SnapshotView {
+        name: meta.name.clone(),
+        claim: source.map_or("", |source| source.persistent_volume_claim_name.as_str()).into(),
+        terminating: snapshot.is_terminating(),
+        ready: status.is_some_and(|status| status.ready_to_use),
+        error: status.and_then(|status| status.error.as_ref()).map(|error| error.message.clone()).unwrap_or_default(),
+        before: before.map(|name| name.as_str().into()),
+        rollout: meta.annotations.get(ROLLOUT_ANNOTATION).and_then(|number| number.parse().ok()),
     }
 }
 

@@ -3,13 +3,19 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use model::identity::{ClaimName, Ordinal, PodName};
+use model::identity::{ClaimName, NodeName, Ordinal, PodName};
 
 use super::snapshot::Phase;
 use crate::budget::Refusal;
 
 /// The word for a wait for a disruption budget.
 pub(super) const DISRUPTION_BUDGET: &str = "DisruptionBudget";
+/// The words for waits for storage.
+pub(super) const CLAIM_HELD: &str = "ClaimHeld";
+pub(super) const CLAIM_GROWING: &str = "ClaimGrowing";
+pub(super) const SNAPSHOT_PENDING: &str = "SnapshotPending";
+/// The words for waits that no template can be blamed for.
+pub(super) const FROM_OUTSIDE: [&str; 4] = [DISRUPTION_BUDGET, CLAIM_HELD, CLAIM_GROWING, SNAPSHOT_PENDING];
 
 /// One thing that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,12 +111,87 @@ pub enum WaitReason {
     },
     /// The set is being deleted: nothing is created or replaced any more.
     SetDeleting,
+    /// Something is being done with the data of a claim: no pod gets it before (VOL-7).
+    ClaimHeld {
+        /// The claim.
+        claim: ClaimName,
+        /// What is being done, as the end of a sentence.
+        operation: String,
+    },
+    /// A claim is on its way to the size of its template (VCT-2).
+    ClaimGrowing {
+        /// The claim.
+        claim: ClaimName,
+        /// How far it is.
+        state: Growing,
+    },
+    /// The data has to be in a snapshot before a pod of another revision gets it (VOL-4).
+    SnapshotPending {
+        /// The snapshot.
+        snapshot: String,
+        /// The claim that it is of.
+        claim: ClaimName,
+        /// Why it is not ready; may be empty.
+        trouble: String,
+    },
+    /// The only node of a volume is gone for good (VOL-1).
+    VolumeLost {
+        /// The claim.
+        claim: ClaimName,
+        /// The node.
+        node: Option<NodeName>,
+        /// Why, in the words of the volume manager; may be empty.
+        why: String,
+        /// What becomes of it.
+        then: Then,
+    },
+}
+
+/// How far a claim is that grows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Growing {
+    /// It grows now.
+    Underway,
+    /// The volume has grown; the filesystem in it follows when the node can, at the latest when the pod starts anew.
+    AtStart,
+    /// It cannot grow.
+    Infeasible(String),
+}
+
+/// What becomes of a volume that is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Its node is waited for, or a person.
+    Wait,
+    /// It is given up then.
+    At(Timestamp),
+    /// It is given up as soon as more than half of the other pods are available.
+    Peers {
+        /// Other pods that are available.
+        available: u32,
+        /// Other pods that there should be.
+        others: u32,
+    },
+    /// It is given up now.
+    Now,
 }
 
 impl WaitReason {
     /// Whether this is an obstacle that the set's own progress will not remove, so that it must be tried again.
     pub fn is_obstacle(&self) -> bool {
-        matches!(self, Self::ClaimTerminating { .. } | Self::ClaimTaken { .. } | Self::NameTaken)
+        matches!(
+            self,
+            Self::ClaimTerminating { .. }
+                | Self::ClaimTaken { .. }
+                | Self::NameTaken
+                | Self::VolumeLost { .. }
+                | Self::ClaimGrowing { state: Growing::Infeasible(_), .. }
+        )
+    }
+
+    /// Whether it is no fault of a template that this takes long: a budget or storage holds an update up.
+    pub(super) fn is_from_outside(&self) -> bool {
+        FROM_OUTSIDE.contains(&self.as_str())
     }
 
     /// One word for conditions and metrics.
@@ -135,6 +216,10 @@ impl WaitReason {
             Self::Paused => "Paused",
             Self::OlderNotGone { .. } => "OlderNotGone",
             Self::SetDeleting => "SetDeleting",
+            Self::ClaimHeld { .. } => CLAIM_HELD,
+            Self::ClaimGrowing { .. } => CLAIM_GROWING,
+            Self::SnapshotPending { .. } => SNAPSHOT_PENDING,
+            Self::VolumeLost { .. } => "VolumeLost",
         }
     }
 }
@@ -193,6 +278,48 @@ impl fmt::Display for Wait {
             WaitReason::SetDeleting => {
                 write!(f, "the set is being deleted: its pods are not created or replaced any more")
             }
+            WaitReason::ClaimHeld { claim, operation } => {
+                write!(f, "{pod} is not created yet: nobody may use its claim {claim}, {operation}")
+            }
+            WaitReason::ClaimGrowing { claim, state: Growing::Underway } => {
+                write!(f, "{pod} has to wait until claim {claim} has grown")
+            }
+            WaitReason::ClaimGrowing { claim, state: Growing::AtStart } => write!(
+                f,
+                "the volume of claim {claim} has grown, its filesystem has not yet: if it stays so, delete {pod} and it \
+                 grows when the pod starts anew"
+            ),
+            WaitReason::ClaimGrowing { claim, state: Growing::Infeasible(why) } => {
+                write!(f, "claim {claim} of {pod} cannot grow, and those below it are not tried{}", Because(why))
+            }
+            WaitReason::SnapshotPending { snapshot, claim, trouble } => write!(
+                f,
+                "{pod} is not created yet: the data in claim {claim} has to be in snapshot {snapshot} first{}",
+                Because(trouble)
+            ),
+            WaitReason::VolumeLost { claim, node, why, then } => {
+                write!(f, "{pod} has lost the volume of its claim {claim}")?;
+                node.iter().try_for_each(|node| write!(f, " on node {node}"))?;
+                write!(f, "{}; {then}", Because(why))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wait => f.write_str(
+                "it waits for the node; if that never comes back, delete the claim, or set volumePolicy.onNodeLost to \
+                 Recreate",
+            ),
+            Self::At(due) => write!(f, "at {due} it is made anew, empty (volumePolicy)"),
+            Self::Peers { available, others } => write!(
+                f,
+                "it is made anew, empty, when more than half of the other pods are available: {available} of {others} \
+                 are (volumePolicy)"
+            ),
+            Self::Now => f.write_str("it is made anew, empty, when nothing else is done with its claims"),
         }
     }
 }

@@ -34,6 +34,7 @@ impl World<'_> {
             revisions: self.revisions.iter().map(|revision| self.revision_view(revision)).collect(),
             service_exists: true,
             budgets: Vec::new(),
+            snapshots: [].into(),
             set,
         }
     }
@@ -63,7 +64,7 @@ impl World<'_> {
             strategy: self.strategy(),
             min_ready_seconds: set.min_ready,
             retention,
-            claim_templates: set.claims.clone(),
+            claim_templates: set.claims.iter().map(|name| name.as_str().into()).collect(),
             history_limit: u32::try_from(set.history_limit).ok(),
             template: template(set.template, 0),
             service_name: "web".to_owned(),
@@ -204,8 +205,8 @@ impl World<'_> {
             uid: Uid::from(format!("{}-{}", claim.t, claim.o)),
             at: ModRevision(1),
             terminating: claim.terminating,
-            made_for: String::new(),
             owners: claim.owners.iter().map(owner).collect(),
+            ..planner::ClaimView::default()
         }
     }
 
@@ -293,6 +294,10 @@ impl World<'_> {
                 let (o, t) = known.map(|known| (known.o, known.t.clone())).unzip();
                 vec![Act { o, t, owners: Some(owners(wanted)), ..act("update_claim") }]
             }
+            Op::FitClaim { .. } => vec![act("fit_claim")],
+            Op::CreateSnapshot(_) => vec![act("create_snapshot")],
+            Op::RestoreClaims { .. } => vec![act("restore_claims")],
+            Op::RecreateVolumes { .. } => vec![act("recreate_volumes")],
             Op::RepairPod { pod, identity, storage, .. } => {
                 vec![Act { fix_identity: *identity, fix_storage: *storage, ..pod_act("update_pod", pod) }]
             }

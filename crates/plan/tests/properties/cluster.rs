@@ -3,14 +3,16 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use check::{Actor, Step, World};
 use jiff::{SignedDuration, Timestamp};
 use model::identity::Uid;
 use pb::{
     Kind, Object, ObjectExt,
-    objects::{Condition, ControllerRevision, ObjectMeta, PersistentVolumeClaim, Pod, StatefulSet},
+    objects::{
+        Condition, ControllerRevision, ObjectMeta, PersistentVolumeClaim, Pod, Quantity, StatefulSet, VolumeSnapshot,
+    },
 };
 use plan::{
     gc,
@@ -28,16 +30,25 @@ pub struct Cluster {
     /// Images with which no pod ever becomes ready.
     pub broken: Vec<&'static str>,
     pods: BTreeMap<String, Pod>,
-    claims: BTreeMap<String, PersistentVolumeClaim>,
+    pub claims: BTreeMap<String, PersistentVolumeClaim>,
+    pub snapshots: BTreeMap<String, VolumeSnapshot>,
     revisions: BTreeMap<String, ControllerRevision>,
     revision: i64,
 }
 
 impl Cluster {
     pub fn new(set: StatefulSet) -> Self {
-        let (pods, claims, revisions) = Default::default();
-        let mut cluster =
-            Self { now: Timestamp::UNIX_EPOCH, set, broken: vec!["i:9"], pods, claims, revisions, revision: 0 };
+        let (pods, claims, snapshots, revisions) = Default::default();
+        let mut cluster = Self {
+            now: Timestamp::UNIX_EPOCH,
+            set,
+            broken: vec!["i:9"],
+            pods,
+            claims,
+            snapshots,
+            revisions,
+            revision: 0,
+        };
         let at = cluster.next();
         let meta = cluster.set.meta_mut();
         (meta.uid, meta.resource_version, meta.generation) = ("S".to_owned(), at, 1);
@@ -65,17 +76,20 @@ impl Cluster {
             service_exists: true,
             budgets: &[],
         };
-        Snapshot::of(self.now, objects)
+        Snapshot::of(self.now, objects).with_snapshots(self.snapshots.values())
     }
 
     pub fn world(&self) -> World {
-        World::of(
+        let world = World::of(
             self.now,
             [self.set.clone()],
             self.pods.values().cloned(),
             self.claims.values().cloned(),
             self.revisions.values().cloned(),
-        )
+        );
+        let key = |snapshot: &VolumeSnapshot| (snapshot.namespace().to_owned(), snapshot.name().to_owned());
+        let snapshots = self.snapshots.values().map(|snapshot| (key(snapshot), Arc::new(snapshot.clone())));
+        World { snapshots: snapshots.collect(), ..world }
     }
 
     /// Plans and carries the plan out.
@@ -184,7 +198,32 @@ impl Cluster {
                 pod.status.get_or_insert_default().phase = "Pending".to_owned();
                 let pod = self.born(pod);
                 self.pods.insert(new.pod.to_string(), pod);
+                let claims = new.claims.iter().map(|claim| &claim.name).chain(&new.reused).filter(|_| new.marks);
+                for name in claims {
+                    self.change_claim(name.as_str(), |claim| stamp::mark(claim, &new.revision));
+                }
                 new.pod.to_string()
+            }
+            Op::FitClaim { claim, template, ordinal, grow } => {
+                self.change_claim(claim.as_str(), |claim| stamp::fit(&set, claim, template, *ordinal, *grow));
+                claim.to_string()
+            }
+            Op::CreateSnapshot(new) => {
+                let snapshot = self.born(stamp::snapshot(&set, new));
+                self.snapshots.insert(new.name.clone(), snapshot);
+                new.name.clone()
+            }
+            Op::RestoreClaims { claims, .. } => {
+                let now = self.now;
+                for (name, from) in claims {
+                    self.change_claim(name.as_str(), |claim| stamp::restore(claim, "id".to_owned(), from, now.into()));
+                }
+                claims.first().map(|(name, _)| name.to_string()).unwrap_or_default()
+            }
+            Op::RecreateVolumes { pod, claims, .. } => {
+                pod.iter().for_each(|pod| self.terminate(pod.as_str()));
+                claims.iter().for_each(|claim| self.delete_claim(claim.as_str()));
+                claims.first().map(ToString::to_string).unwrap_or_default()
             }
             Op::UpdateClaimOwners { claim, owners } => {
                 let mut object = self.claims[claim.as_str()].clone();
@@ -227,8 +266,33 @@ impl Cluster {
 
     fn create_claim(&mut self, set: &StatefulSet, new: &plan::statefulset::NewClaim) {
         let claim = stamp::claim(set, new).expect("the template is the set's");
-        let claim = self.born(claim);
+        let mut claim = self.born(claim);
+        // Its volume is made at once, as large as it is to be.
+        let wanted = claim.spec.as_ref().and_then(|spec| spec.resources.clone()).unwrap_or_default().requests;
+        if !wanted.is_empty() {
+            claim.spec.get_or_insert_default().volume_name = format!("volume-of-{}", claim.uid());
+            claim.status.get_or_insert_default().capacity = wanted;
+        }
         self.claims.insert(new.name.to_string(), claim);
+    }
+
+    /// Anybody changes a claim that is there.
+    pub fn change_claim(&mut self, name: &str, change: impl FnOnce(&mut PersistentVolumeClaim)) {
+        if self.claims.contains_key(name) {
+            self.edit(Kind::PersistentVolumeClaim, name, |cluster| {
+                if let Some(claim) = cluster.claims.get_mut(name) {
+                    change(claim);
+                }
+            });
+        }
+    }
+
+    /// The sizes of a claim: what it asks for, and what its volume has.
+    pub fn sizes(&self, name: &str) -> (String, String) {
+        let claim = self.claims.get(name).cloned().unwrap_or_default();
+        let value = |amount: Option<&Quantity>| amount.map(|amount| amount.value.clone()).unwrap_or_default();
+        let requests = claim.spec.unwrap_or_default().resources.unwrap_or_default().requests;
+        (value(requests.get("storage")), value(claim.status.unwrap_or_default().capacity.get("storage")))
     }
 
     fn edit(&mut self, kind: Kind, name: &str, change: impl FnOnce(&mut Self)) {
@@ -279,8 +343,12 @@ impl Cluster {
         self.set = set;
     }
 
-    /// The node reports another phase or readiness of a pod.
+    /// The node reports another phase or readiness of a pod. One that has ended has ended: nodes start no pod again.
     pub fn report(&mut self, name: &str, phase: &str, ready: bool) {
+        let ended = |pod: &Pod| pod.status.as_ref().is_some_and(|s| ["Failed", "Succeeded"].contains(&s.phase.as_str()));
+        if self.pods.get(name).is_some_and(ended) {
+            return;
+        }
         let now = self.now;
         self.edit(Kind::Pod, name, |cluster| {
             let Some(pod) = cluster.pods.get_mut(name) else { return };

@@ -9,6 +9,7 @@ mod cluster;
 mod previews;
 mod rollouts;
 mod stories;
+mod volumes;
 
 use check::Actor;
 use cluster::Cluster;
