@@ -1,6 +1,10 @@
 //! The scheduler and the volume manager: the pure decisions of `plan` over what is stored now.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use controller::{
@@ -22,7 +26,7 @@ use pb::{
 };
 use plan::{
     schedule::{Ledger, NODE_TOPOLOGY_KEY, Request},
-    volume::{ClaimState, Known, Made},
+    volume::{Around, ClaimState, Known, Made, Source},
 };
 use store::{Key, MemStore, PageRequest, Prefix, Txn, objects};
 
@@ -117,14 +121,23 @@ pub fn prepare(store: &MemStore, claim: &PersistentVolumeClaim) -> prepared_clai
     let class = class();
     let volume = plan::volume::bound_to(claim).and_then(|name| get::<PersistentVolume>(store, "", name));
     let known = volume.as_ref().map_or(Known::Absent, Known::Is);
-    match plan::volume::prepare(claim, known, [&class], &[DRIVER]) {
+    let drivers = BTreeSet::from([DRIVER.to_owned()]);
+    let around = Around {
+        classes: vec![&class],
+        free: Vec::new(),
+        drivers: &drivers,
+        source: Source::None,
+        users: Vec::new(),
+        at_once: false,
+    };
+    match plan::volume::prepare(claim, known, &around) {
         ClaimState::Bound(volume) => prepared_claim::State::Bound(BoundClaim {
             volume_name: volume.name().to_owned(),
             reachable: plan::volume::reachable(volume).cloned(),
             ..BoundClaim::default()
         }),
-        ClaimState::Unbound(class) => prepared_claim::State::Unbound(UnboundClaim {
-            storage_class: class.name().to_owned(),
+        ClaimState::Unbound(choice) => prepared_claim::State::Unbound(UnboundClaim {
+            storage_class: choice.class_name.to_owned(),
             ..UnboundClaim::default()
         }),
         ClaimState::Problem(problem) => {

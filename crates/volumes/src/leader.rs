@@ -5,12 +5,22 @@ use std::sync::Arc;
 use futures::{FutureExt, future::BoxFuture};
 use runtime::{Leadership, Tasks};
 
-use crate::{VolumeManager, reclaim};
+use crate::{VolumeManager, attach, binder, expand, known_drivers, lost, operation, orphans, reclaim, snapshot};
 
 /// Starts every worker. Each ends when leadership is lost.
 fn workers(manager: &VolumeManager, leadership: &Leadership) -> Vec<BoxFuture<'static, ()>> {
     let (m, l) = (|| manager.clone(), || leadership.clone());
-    vec![reclaim::run(m(), l()).boxed()]
+    vec![
+        reclaim::run(m(), l()).boxed(),
+        attach::run(m(), l()).boxed(),
+        orphans::run(m(), l()).boxed(),
+        binder::run(m(), l()).boxed(),
+        known_drivers::run(m(), l()).boxed(),
+        expand::run(m(), l()).boxed(),
+        snapshot::run(m(), l()).boxed(),
+        operation::run(m(), l()).boxed(),
+        lost::run(m(), l()).boxed(),
+    ]
 }
 
 impl VolumeManager {

@@ -8,11 +8,26 @@
 //! store); have two calls for one volume in flight at a driver (I4); take a call whose outcome is not known for done, or
 //! for not done; delete a volume unless the store itself says that its claim is gone.
 
+mod attach;
+mod binder;
+mod capacity;
+mod data;
 mod drivers;
+mod expand;
+mod facts;
+mod known_drivers;
 mod leader;
 mod lookup;
+mod lost;
+mod memory;
+mod operation;
+mod orphans;
+mod prepare;
+mod provision;
 mod reclaim;
 mod service;
+mod snapshot;
+mod usage;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -27,7 +42,11 @@ use pb::{
 use runtime::{Cache, CancellationToken, CommonArgs, EtcdArgs, Server, Tasks, channel::BadAddress, reflect};
 use store::{Prefix, Store};
 
+use capacity::Capacity;
 use drivers::{Deadlines, Drivers};
+use facts::Index;
+use memory::Memory;
+use provision::Makings;
 
 /// Flags of `berth volumes`.
 #[derive(clap::Args, Clone, Debug)]
@@ -103,8 +122,12 @@ struct Inner {
     attachments: Cache<VolumeAttachment>,
     csi_drivers: Cache<CsiDriver>,
     snapshots: Cache<VolumeSnapshot>,
+    index: Arc<Index>,
     drivers: Drivers,
     settings: Settings,
+    memory: Memory,
+    makings: Makings,
+    capacity: Capacity,
     /// Owns what is begun for a request and must go on without it.
     tasks: Tasks,
 }
@@ -137,12 +160,19 @@ impl VolumeManager {
             csi_drivers: cache(&store, Kind::CsiDriver, tasks),
             snapshots: cache(&store, Kind::VolumeSnapshot, tasks),
             drivers: Drivers::meet(sockets, nodes.clone(), deadlines, tasks)?,
+            index: Arc::default(),
             nodes,
             settings,
+            memory: Memory::default(),
+            makings: Makings::default(),
+            capacity: Capacity::default(),
             tasks: Tasks::new(tasks.token()),
             store,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        tasks.spawn("free volumes", Arc::clone(&inner.index).follow(inner.volumes.clone()));
+        tasks.spawn("capacity", capacity::run(Arc::clone(&inner)));
+        Ok(Self { inner })
     }
 
     /// Waits until the caches have read the store once. The caller's deadline ends it.

@@ -36,8 +36,6 @@ pub(crate) enum Trouble {
     Store(#[from] store::Error),
     #[error(transparent)]
     Driver(#[from] crate::drivers::CallError),
-    #[error("the agent did not answer: {0}")]
-    Agent(String),
 }
 
 /// One worker of the leader.

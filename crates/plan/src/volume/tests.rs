@@ -1,8 +1,36 @@
-use pb::objects::{PersistentVolumeClaimSpec, VolumeResourceRequirements};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
+
+use jiff::Timestamp;
+use pb::{
+    Object,
+    csi::v1 as csi,
+    objects::{ObjectMeta, PersistentVolumeClaimSpec, VolumeResourceRequirements},
+};
 
 use super::*;
 
-const LOCAL: &[&str] = &["local"];
+static DRIVERS: LazyLock<BTreeSet<String>> = LazyLock::new(|| BTreeSet::from(["local".to_owned()]));
+
+/// A claim amid classes and free volumes.
+fn prepared<'a>(
+    claim: &'a PersistentVolumeClaim,
+    volume: Known<'a, PersistentVolume>,
+    classes: &'a [StorageClass],
+    free: &'a [PersistentVolume],
+) -> ClaimState<'a> {
+    let around = Around {
+        classes: classes.iter().collect(),
+        free: free.iter().collect(),
+        drivers: &DRIVERS,
+        source: Source::None,
+        users: Vec::new(),
+        at_once: false,
+    };
+    prepare(claim, volume, &around)
+}
 
 fn claim() -> PersistentVolumeClaim {
     PersistentVolumeClaim {
@@ -61,7 +89,7 @@ fn reason(state: &ClaimState<'_>) -> &'static str {
 fn a_bound_pair_finds_each_other_again() {
     let (claim, volume) = pair();
     assert_eq!(bound_to(&claim), Some("pvc-7"));
-    assert_eq!(prepare(&claim, Known::Is(&volume), [], LOCAL), ClaimState::Bound(&volume));
+    assert_eq!(prepared(&claim, Known::Is(&volume), &[], &[]), ClaimState::Bound(&volume));
     let affinity = reachable(&volume).unwrap();
     assert!(crate::schedule::matches(affinity, "n1", &BTreeMap::new()));
     assert!(!crate::schedule::matches(affinity, "n2", &BTreeMap::new()));
@@ -85,21 +113,21 @@ fn the_size_is_what_the_driver_made_in_the_users_words_if_they_fit() {
 fn the_volume_of_another_uid_is_never_taken() {
     let (mut claim, volume) = pair();
     claim.meta_mut().uid = "8".into();
-    assert_eq!(reason(&prepare(&claim, Known::Is(&volume), [], LOCAL)), "VolumeMisbound");
+    assert_eq!(reason(&prepared(&claim, Known::Is(&volume), &[], &[])), "VolumeMisbound");
 }
 
 #[test]
 fn lost_is_not_unbound_and_unreadable_is_not_lost() {
     let (claim, _) = pair();
     let classes = [class("fast", 1, true)];
-    assert_eq!(reason(&prepare(&claim, Known::Absent, &classes, LOCAL)), "VolumeLost");
-    assert_eq!(reason(&prepare(&claim, Known::Unreadable("bad bytes"), &classes, LOCAL)), "VolumeUnreadable");
+    assert_eq!(reason(&prepared(&claim, Known::Absent, &classes, &[])), "VolumeLost");
+    assert_eq!(reason(&prepared(&claim, Known::Unreadable("bad bytes"), &classes, &[])), "VolumeUnreadable");
 }
 
 #[test]
 fn the_newest_default_class_is_taken_then_the_first_by_name() {
-    let chosen = |classes: &[StorageClass]| match prepare(&claim(), Known::Absent, classes, LOCAL) {
-        ClaimState::Unbound(class) => class.name().to_owned(),
+    let chosen = |classes: &[StorageClass]| match prepared(&claim(), Known::Absent, classes, &[]) {
+        ClaimState::Unbound(choice) => choice.class_name.to_owned(),
         other => reason(&other).to_owned(),
     };
     assert_eq!(chosen(&[class("old", 1, true), class("new", 2, true), class("none", 3, false)]), "new");
@@ -113,28 +141,21 @@ fn every_problem_has_its_reason() {
     let with = |change: fn(&mut PersistentVolumeClaim)| {
         let mut claim = claim();
         change(&mut claim);
-        reason(&prepare(&claim, Known::Absent, &classes, LOCAL))
+        reason(&prepared(&claim, Known::Absent, &classes, &[]))
     };
     assert_eq!(with(|c| c.spec.as_mut().unwrap().storage_class_name = Some("slow".into())), "ClassNotFound");
     assert_eq!(with(|c| c.spec.as_mut().unwrap().storage_class_name = Some(String::new())), "NoClass");
     assert_eq!(with(|c| c.spec.as_mut().unwrap().volume_mode = Some("Block".into())), "UnsupportedVolumeMode");
-    assert_eq!(with(|c| c.spec.as_mut().unwrap().access_modes = vec!["ReadWriteMany".into()]), "UnsupportedAccessMode");
+    assert_eq!(
+        with(|c| {
+            let operation = ClaimOperation { r#type: "Move".into(), phase: "Copying".into(), ..Default::default() };
+            c.status.get_or_insert_default().operation = Some(operation);
+        }),
+        "ClaimHeld"
+    );
     assert_eq!(with(|c| c.meta_mut().deletion_timestamp = Some(Timestamp::UNIX_EPOCH.into())), "ClaimTerminating");
     assert_eq!(with(|c| c.spec.as_mut().unwrap().storage_class_name = Some("fast".into())), "Unbound");
-    assert_eq!(reason(&prepare(&claim(), Known::Absent, &classes, &["other"])), "UnknownProvisioner");
-}
-
-#[test]
-fn a_volume_is_released_once_and_only_when_its_claim_is_known_to_be_gone() {
-    let (claim, volume) = pair();
-    assert_eq!(reclaim(&volume, Known::Is(&claim)), Reclaim::Keep);
-    assert_eq!(reclaim(&volume, Known::Unreadable("bad bytes")), Reclaim::Keep);
-    let mut successor = claim.clone();
-    successor.meta_mut().uid = "8".into();
-    for known in [Known::Absent, Known::Is(&successor)] {
-        let Reclaim::Release(released) = reclaim(&volume, known) else { panic!("not released") };
-        assert_eq!(released.status.as_ref().unwrap().phase, "Released");
-        assert_eq!(released.spec, volume.spec, "the data can still be found");
-        assert_eq!(reclaim(&released, known), Reclaim::Keep);
-    }
+    let mut foreign = class("fast", 1, true);
+    foreign.provisioner = "other".into();
+    assert_eq!(reason(&prepared(&claim(), Known::Absent, &[foreign], &[])), "UnknownProvisioner");
 }

@@ -25,7 +25,7 @@ use runtime::{
     backoff::Backoff,
     channel::{BadAddress, Channel, connect, connect_streaming},
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use self::{agents::registered, call::Abilities, turn::Turns};
 pub(crate) use self::{
@@ -65,6 +65,8 @@ pub(crate) struct Drivers {
 
 struct Shared {
     sockets: Mutex<Sockets>,
+    /// How many sockets have said a name.
+    met: watch::Sender<usize>,
     /// By node: the address that the channel leads to.
     channels: Mutex<BTreeMap<String, (String, Channel)>>,
     /// By node (empty: a socket) and driver.
@@ -95,6 +97,7 @@ impl Drivers {
         let silent = sockets.iter().cloned().collect();
         let shared = Shared {
             sockets: Mutex::new(Sockets { known: BTreeMap::new(), silent }),
+            met: watch::Sender::new(0),
             channels: Mutex::default(),
             abilities: Mutex::default(),
         };
@@ -116,6 +119,8 @@ impl Drivers {
                     let mut sockets = self.shared.sockets.lock();
                     sockets.silent.remove(&socket);
                     sockets.known.insert(info.name, ControllerClient::new(channel));
+                    drop(sockets);
+                    self.shared.met.send_modify(|met| *met += 1);
                     return;
                 }
                 Err(error) => {
@@ -140,6 +145,11 @@ impl Drivers {
     /// Sockets whose driver is not known yet.
     pub(crate) fn silent(&self) -> Vec<String> {
         self.shared.sockets.lock().silent.iter().cloned().collect()
+    }
+
+    /// Changes whenever a socket's driver has said its name.
+    pub(crate) fn met(&self) -> watch::Receiver<usize> {
+        self.shared.met.subscribe()
     }
 
     /// Whether the driver is called on a socket beside the control plane: then nodes need not have said that they have
