@@ -321,14 +321,14 @@ impl Layout {
         self.csi_dir(node).join(format!("{driver}.sock"))
     }
 
-    /// Where drivers make themselves known to the node's agent: each with a socket `<driver>.sock` in this folder.
+    /// Where drivers make themselves known to the node's agent: each with a socket in this folder.
     pub fn registry(&self, node: NodeIndex) -> PathBuf {
         self.csi_dir(node).join("registry")
     }
 
     /// The socket by which a driver makes itself known on this node.
     pub fn registration_socket(&self, node: NodeIndex, driver: &str) -> PathBuf {
-        self.registry(node).join(format!("{driver}.sock"))
+        self.registry(node).join(format!("{driver}-reg.sock"))
     }
 
     /// Where the driver `local` keeps this node's volumes.
