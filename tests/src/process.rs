@@ -64,6 +64,14 @@ impl Process {
         &self.name
     }
 
+    /// SIGTERM: it may end in its own way.
+    pub fn terminate(&self) -> Result<()> {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &id]).status().context("run kill")?;
+        anyhow::ensure!(status.success(), "{} is not there to be ended", self.name);
+        Ok(())
+    }
+
     /// SIGKILL, and nothing after it until [`Process::kill_and_restart`].
     pub fn stop(&mut self) {
         // A process that has ended already is as dead as we want it.

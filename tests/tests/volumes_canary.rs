@@ -62,7 +62,12 @@ async fn canaries_lose_nothing_that_was_acknowledged() -> Result<()> {
 }
 
 async fn run(lab: &LabGuard, client: &Client, storage: Storage, dice: Dice, operations: usize) -> Result<()> {
-    let mut story = Story::begin(lab, client, storage, dice).await?;
+    let begun = Story::begin(lab, client, storage, dice).await;
+    if begun.is_err() {
+        explain(lab, storage.name);
+        println!("{}", lab.complaints());
+    }
+    let mut story = begun?;
     let told = story.run(operations).await;
     if told.is_err() {
         println!("what happened:\n  {}", story.history().join("\n  "));

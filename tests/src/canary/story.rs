@@ -189,12 +189,12 @@ impl<'a> Story<'a> {
     /// What may happen now.
     async fn draw(&mut self) -> Result<Operation> {
         let ordinal = usize::try_from(self.dice.roll(REPLICAS as u64))?;
-        // A container that dies again and again waits longer and longer: the one that has died least is next.
+        // A container that dies again waits longer and longer before it starts: only one that has not is killed.
         let pods = self.pods().await?;
         let restarts =
             |pod: &Pod| pod.status.iter().flat_map(|s| &s.container_statuses).map(|c| c.restart_count).sum::<i32>();
         let healthiest = (0..REPLICAS).min_by_key(|k| pods.get(*k).map_or(0, restarts)).unwrap_or(0);
-        let rested = pods.get(healthiest).map_or(0, restarts) < 2;
+        let rested = pods.get(healthiest).map_or(0, restarts) == 0;
         Ok(match self.dice.roll(20) {
             0..=2 if rested => Operation::KillPod(healthiest),
             0..=4 => Operation::DeletePod(ordinal),
