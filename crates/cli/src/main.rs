@@ -55,6 +55,9 @@ enum Command {
     /// Follow, stop or undo the rollout of a set
     #[command(subcommand)]
     Rollout(rollout::Command),
+    /// Show volumes, make them larger, keep their data, bring it back or elsewhere
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// Explain why a set or a pod is not there yet
     Why(why::Args),
     /// Wait for objects to be ready or gone
@@ -101,6 +104,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(client()?, args).await,
         Command::Exec(args) => exec::run(client()?, args).await,
         Command::Rollout(command) => rollout::run(client()?, command).await,
+        Command::Volume(command) => volume::run(client()?, command).await,
         Command::Why(args) => why::run(client()?, args).await,
         Command::Wait(args) => wait::run(client()?, args).await,
         Command::ApiResources => Ok(output::kinds()),
@@ -169,6 +173,14 @@ mod tests {
             "berth wait pod/web-1 --for deleted --timeout 60s",
             "berth wait --for=condition=Ready pod web-1",
             "berth why web-2",
+            "berth volume ls",
+            "berth volume ls sts/web -o wide --no-headers",
+            "berth volume describe www-web-0",
+            "berth volume expand sts/web --template www --size 2Gi --wait=false",
+            "berth volume expand www-web-0 --size=2Gi --timeout 1m",
+            "berth volume snapshot sts/web --name nightly",
+            "berth volume restore pod/web-0 --from nightly --stop",
+            "berth volume move www-web-0 --to node-2 --stop --wait",
             "berth lab up --nodes 3",
             "berth lab kill api --wait",
             "berth api --listen 127.0.0.1:7440 --etcd http://a:2379,http://b:2379",
@@ -185,6 +197,8 @@ mod tests {
             "berth scale sts web",
             "berth scale sts web --replicas 2 --remove-ordinal 1",
             "berth exec web-0",
+            "berth volume move web-0",
+            "berth volume expand sts/web --size much",
             "berth delete",
             "berth apply",
         ] {

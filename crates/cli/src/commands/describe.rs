@@ -232,7 +232,8 @@ fn title(key: &str) -> String {
     out
 }
 
-async fn events(client: &Client, object: &AnyObject) -> Result<String> {
+/// The events about an object, under their title.
+pub async fn events(client: &Client, object: &AnyObject) -> Result<String> {
     let Some(kind) = object.kind() else { return Ok(String::new()) };
     let meta = object.meta();
     let list = ListRequest {

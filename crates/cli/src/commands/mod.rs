@@ -11,6 +11,7 @@ pub mod logs;
 pub mod rollout;
 pub mod scale;
 pub mod taint;
+pub mod volume;
 pub mod wait;
 pub mod why;
 
