@@ -8,6 +8,7 @@
 mod files;
 mod record;
 pub mod service;
+mod transfer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

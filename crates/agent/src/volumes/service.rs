@@ -13,9 +13,10 @@ use pb::{
 };
 use runtime::tasks::Tasks;
 use tokio::sync::oneshot;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::{User, VolumeError, VolumeManager};
+use super::{User, VolumeError, VolumeManager, transfer};
 use crate::csi::{CsiError, VolumeId};
 
 /// How long a question for how full a volume is waits for other calls for it. It is answered without, then.
@@ -134,18 +135,22 @@ impl VolumeAgentService for VolumeService {
 
     async fn export_volume(
         &self,
-        _: Request<ExportVolumeRequest>,
+        request: Request<ExportVolumeRequest>,
     ) -> Result<Response<Self::ExportVolumeStream>, Status> {
-        Err(Status::unimplemented("not offered yet"))
+        let (sender, receiver) = transfer::exported();
+        self.tasks.spawn("export", transfer::export(self.volumes.clone(), request.into_inner(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     type ImportVolumeStream = Answers<ImportVolumeResponse>;
 
     async fn import_volume(
         &self,
-        _: Request<ImportVolumeRequest>,
+        request: Request<ImportVolumeRequest>,
     ) -> Result<Response<Self::ImportVolumeStream>, Status> {
-        Err(Status::unimplemented("not offered yet"))
+        let (sender, receiver) = transfer::imported();
+        self.tasks.spawn("import", transfer::import(self.volumes.clone(), request.into_inner(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
