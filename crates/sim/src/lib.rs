@@ -19,6 +19,7 @@ mod process;
 pub mod script;
 pub mod shrink;
 mod simulation;
+mod storage;
 mod wire;
 mod witness;
 

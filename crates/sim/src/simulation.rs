@@ -15,6 +15,7 @@ use crate::{
     nodes::Nodes,
     ports::{self, SimHost},
     process::{Process, Turn},
+    storage,
     wire::{Authors, Crash, When},
     witness::Witness,
 };
@@ -126,13 +127,13 @@ pub fn tell(seed: u64, options: &Options) -> Vec<String> {
 }
 
 /// What may be chosen, each as often as it stands here.
-const CHOICES: [Choice; 52] = {
+const CHOICES: [Choice; 56] = {
     use Choice::*;
     [
         Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn, Turn,
         Look, Look, Look, Tend, Tend, Tend, Tend, Tend, Tend, Tend, Tend, Deliver, Deliver, Deliver, Deliver, Deliver,
         Lose, Repeat, Disturb, User, User, User, Crash, LoseAnswer, Elect, Time, Time, Time, Bind, Bind, Cordon,
-        CutOff, Compact, Disturb,
+        CutOff, Compact, Disturb, Storage, Storage, Storage, Storage,
     ]
 };
 
@@ -168,6 +169,8 @@ enum Choice {
     Cordon,
     /// A node is cut off, or back.
     CutOff,
+    /// The volume manager goes on with one of the things that it does.
+    Storage,
     /// The store forgets old revisions: whoever watches from there has to list again.
     Compact,
 }
@@ -292,6 +295,10 @@ impl Simulation {
             }
             Choice::Time => self.pass(Duration::from_secs(1 + chance.below(10) as u64)),
             Choice::Bind => self.bind(),
+            Choice::Storage => {
+                let next = storage::tend(&self.store, &mut chance);
+                self.commit_all(next);
+            }
             Choice::Cordon => {
                 let cordoned = chance.one_in(2);
                 self.node(chance.one_of(&NODES), |node| node.spec.get_or_insert_default().unschedulable = cordoned);
@@ -299,6 +306,9 @@ impl Simulation {
             Choice::CutOff => {
                 let (node, lost) = (chance.one_of(&NODES), chance.one_in(2));
                 self.cut_off(node, lost);
+                if !lost || chance.one_in(2) {
+                    self.lose_volumes(node, lost);
+                }
             }
             Choice::Compact => drop(self.store.compact(self.store.revision().saturating_sub(KEPT))),
         }
@@ -340,6 +350,7 @@ impl Simulation {
         self.processes.iter().for_each(|process| process.wire.heal());
         for name in NODES {
             self.cut_off(name, false);
+            self.lose_volumes(name, false);
             self.node(name, |node| *node = ports::node(name, 100));
         }
         self.be_reasonable();
@@ -380,6 +391,7 @@ impl Simulation {
             self.nodes.heal();
             self.nodes.settle().map_err(|what| broken("I1/process", &what))?;
             self.bind();
+            self.commit_all(storage::settle(&self.store));
             self.watch()?;
             self.pass(ROUND);
             quiet = if self.store.revision() == before { quiet + 1 } else { 0 };
@@ -460,9 +472,24 @@ impl Simulation {
         }
     }
 
+    /// What was on a node is lost for good, as far as anybody knows, or back.
+    fn lose_volumes(&mut self, node: &str, lost: bool) {
+        self.say(|| format!("  volumes on {node} {}", if lost { "are lost" } else { "are there" }));
+        self.commit_all(storage::lose(&self.store, node, lost, Time::from(self.host.now())));
+    }
+
+    fn commit_all(&mut self, all: impl IntoIterator<Item = Txn>) {
+        for Txn { guards, ops } in all {
+            self.commit(guards, ops, Actor::Other);
+        }
+    }
+
     /// The scheduler's own loop.
     fn bind(&mut self) {
         for pod in ports::waiting(&self.store) {
+            if storage::waits_for_data(&self.store, &pod) {
+                continue;
+            }
             if let Some(Txn { guards, ops }) = ports::bind(&self.store, &self.host, pod) {
                 self.commit(guards, ops, Actor::Other);
             }

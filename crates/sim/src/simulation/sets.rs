@@ -106,7 +106,7 @@ pub fn describe(spec: &StatefulSetSpec) -> String {
 
 /// One change of a spec, and what it is.
 pub fn change(spec: &mut StatefulSetSpec, chance: &mut Chance) -> String {
-    match chance.below(16) {
+    match chance.below(20) {
         0..=2 => {
             spec.replicas = Some(count(chance, 6));
             format!("scale to {}", spec.replicas.unwrap_or(0))
@@ -157,8 +157,36 @@ pub fn change(spec: &mut StatefulSetSpec, chance: &mut Chance) -> String {
             spec.auto_revert = spec.progress_deadline_seconds.is_some() && chance.one_in(2);
             format!("progressDeadlineSeconds {:?}, autoRevert {}", spec.progress_deadline_seconds, spec.auto_revert)
         }
-        _ => overrides(spec, chance),
+        15 => overrides(spec, chance),
+        16 | 17 => {
+            let size = chance.one_of(&["2Gi", "3Gi"]);
+            for template in &mut spec.volume_claim_templates {
+                let resources = template.spec.get_or_insert_default().resources.get_or_insert_default();
+                resources.requests.insert("storage".to_owned(), Quantity { value: size.to_owned() });
+            }
+            format!("claims of {size}")
+        }
+        18 => {
+            let value = chance.below(3).to_string();
+            for template in &mut spec.volume_claim_templates {
+                template.metadata.get_or_insert_default().labels.insert("tier".to_owned(), value.clone());
+            }
+            format!("claims of tier {value}")
+        }
+        _ => volume_policy(spec, chance),
     }
+}
+
+fn volume_policy(spec: &mut StatefulSetSpec, chance: &mut Chance) -> String {
+    let (recreate, snapshot_before_update) = (chance.one_in(2), chance.one_in(2));
+    let policy = StatefulSetVolumePolicy {
+        on_node_lost: if recreate { "Recreate" } else { "" }.to_owned(),
+        recreate_after_seconds: recreate.then_some(chance.one_of(&[0, 5, 30])),
+        snapshot_before_update,
+        restore_on_revert: snapshot_before_update && spec.auto_revert,
+    };
+    spec.volume_policy = Some(policy.clone());
+    format!("{policy:?}")
 }
 
 fn strategy(spec: &mut StatefulSetSpec, chance: &mut Chance) -> String {

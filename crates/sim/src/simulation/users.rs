@@ -11,23 +11,30 @@ use plan::{
     gc::Propagation,
     statefulset::stamp,
 };
-use store::{Guard, Key, Op, objects};
+use store::{Guard, Key, Op, Txn, objects};
 
 use super::{
     Simulation,
     sets::{self, NAMES, NAMESPACE},
 };
-use crate::{chance::Chance, ports};
+use crate::{chance::Chance, ports, storage};
 
 impl Simulation {
     /// A user wants something.
     pub(super) fn user(&mut self, chance: &mut Chance) {
         let name = chance.one_of(&NAMES);
-        match chance.below(12) {
+        match chance.below(13) {
             0..=5 => self.change_by_chance(name, chance),
             6 => self.delete_set(name, chance),
             7 => self.create_set(name, chance, false),
             8 => self.budget(name, chance),
+            10 => {
+                let claims = ports::list::<PersistentVolumeClaim>(&self.store);
+                if let Some(Txn { guards, ops }) = chance.pick(&claims).and_then(storage::hold) {
+                    self.say(|| "  the data of a claim is to be moved".to_owned());
+                    self.commit(guards, ops, Actor::User);
+                }
+            }
             9 => {
                 let claims = ports::list::<PersistentVolumeClaim>(&self.store);
                 if let Some(claim) = chance.pick(&claims) {
