@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use pb::{
     Kind, Object, ObjectExt as _,
     api::v1::ForeseenStep,
-    objects::{ControllerRevision, PersistentVolumeClaim, Pod, PodDisruptionBudget, Service, StatefulSet},
+    objects::{
+        ControllerRevision, PersistentVolumeClaim, Pod, PodDisruptionBudget, Service, StatefulSet, VolumeSnapshot,
+    },
 };
 use plan::{
     budget::Budget,
@@ -60,7 +62,8 @@ impl Shared {
             service_exists: service.is_empty() || typed::<Service>(&services).iter().any(|one| one.name() == service),
             budgets: &budgets,
         };
-        let snapshot = Snapshot::of(Timestamp::now(), objects);
+        let (snapshots, _) = self.caches.list(Kind::VolumeSnapshot, namespace).await?;
+        let snapshot = Snapshot::of(Timestamp::now(), objects).with_snapshots(typed::<VolumeSnapshot>(&snapshots));
         let seen = spawn_blocking(move || preview(&snapshot)).await;
         let seen =
             seen.map_err(|error| Error::Bug(format!("foreseeing what becomes of {} failed: {error}", set.name())))?;

@@ -11,3 +11,4 @@ mod snapshot;
 mod usage;
 
 pub use admit::owned_by_users;
+pub use owner::claims_named;
