@@ -248,7 +248,13 @@ impl Apply<'_> {
                 draft.guard([store::objects::unchanged(&need.claim)]);
                 draft.put(&claim);
             }
-            draft.create(&volume);
+            if volume.mod_revision() > 0 {
+                // A person's volume, or what was written before the driver was asked.
+                draft.guard([store::objects::unchanged(&volume)]);
+                draft.put(&volume);
+            } else {
+                draft.create(&volume);
+            }
             need.written = true;
         }
         Ok(())
