@@ -12,6 +12,7 @@ mod transfer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -426,17 +427,30 @@ impl VolumeManager {
     pub async fn clean(&self) -> Result<(), VolumeError> {
         let failed = io_error(self.transfers.path());
         for name in self.transfers.names().map_err(&failed)? {
-            let busy = self.copying.lock().contains(&*name.to_string_lossy());
-            let Some(home) = present(self.transfers.open(&name)).map_err(&failed)?.filter(|_| !busy) else { continue };
-            self.hide(&home).await?;
-            refuse_mounts(home.path())?;
-            self.transfers.remove_dir(&name).map_err(&failed)?;
+            let key = name.to_string_lossy().into_owned();
+            // One that is under way takes itself down; and none begins while what it would mount over is taken down.
+            if !self.copying.lock().insert(key.clone()) {
+                continue;
+            }
+            let cleaned = self.clean_transfer(&name).await;
+            self.copying.lock().remove(&key);
+            cleaned?;
         }
         for id in self.drivers.staged().map_err(io_error(self.transfers.path()))? {
             let turn = self.drivers.turn(&id).await;
             self.unstage(&turn, Path::new("")).await?;
         }
         Ok(())
+    }
+
+    async fn clean_transfer(&self, name: &OsStr) -> Result<(), VolumeError> {
+        let failed = io_error(self.transfers.path());
+        let Some(home) = present(self.transfers.open(name)).map_err(&failed)? else { return Ok(()) };
+        self.hide(&home).await?;
+        refuse_mounts(home.path())?;
+        // Empty but for the mount point of a copy that never came to its note.
+        home.remove_dir(csi::MOUNT).map_err(&failed)?;
+        self.transfers.remove_dir(name).map_err(&failed)
     }
 
     /// Removes the pod's own folder, after its volumes are gone.

@@ -32,7 +32,7 @@ use tokio::{
 };
 use tonic::{Status, Streaming};
 
-use super::{User, VolumeError, VolumeManager, io_error, refuse_mounts};
+use super::{User, VolumeError, VolumeManager, io_error};
 use crate::{beneath::Folder, csi, csi::VolumeId, stream::waits};
 
 /// Bytes of the archive in one message.
@@ -97,19 +97,13 @@ impl Copy {
     /// Takes the mounts down, however often that has to be tried: until then no pod gets the volume.
     async fn end(self) {
         for wait in waits() {
-            match self.undo().await {
+            match self.volumes.clean_transfer(self.name.as_ref()).await {
                 Ok(()) => break,
                 Err(error) => tracing::warn!(%error, "the mounts of a copy cannot be taken down yet; trying again"),
             }
             tokio::time::sleep(wait).await;
         }
         self.volumes.copying.lock().remove(&self.name);
-    }
-
-    async fn undo(&self) -> Result<(), VolumeError> {
-        self.volumes.hide(&self.home).await?;
-        refuse_mounts(self.home.path())?;
-        self.volumes.transfers.remove_dir(&self.name).map_err(io_error(self.home.path()))
     }
 }
 

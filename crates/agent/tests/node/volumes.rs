@@ -36,7 +36,7 @@ pub fn volume(handle: &str, mode: &str) -> PersistentVolume {
 }
 
 /// A pod with one volume at `/data`, whose only container does `script`.
-fn with_volume(name: &str, script: &str, volume: PersistentVolume) -> PodBundle {
+pub fn with_volume(name: &str, script: &str, volume: PersistentVolume) -> PodBundle {
     let main = json!({
         "name": "main", "image": NGINX, "command": ["sh", "-c", script],
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
@@ -47,7 +47,7 @@ fn with_volume(name: &str, script: &str, volume: PersistentVolume) -> PodBundle 
     bundle
 }
 
-const SLEEP: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
+pub const SLEEP: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
 
 fn attachment(attached: bool) -> VolumeAttachment {
     let status = json!({"attached": attached, "attachmentMetadata": {"device": "seven"}});
