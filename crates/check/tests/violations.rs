@@ -257,3 +257,91 @@ fn a_revision_in_use_is_kept() {
     after.revisions.retain(|(_, name), _| name != "web-old");
     assert_eq!(broken(&before, &after, Actor::SetController), ["I11/live"].into());
 }
+
+/// A claim of the set below: what it asks for, what it has, and what its status says beside.
+fn stored(ordinal: u32, size: &str, capacity: &str, status: Value) -> PersistentVolumeClaim {
+    let mut claim = claim(ordinal, json!([]));
+    let mut stored = json!({"capacity": {"storage": capacity}});
+    stored.as_object_mut().expect("an object").extend(status.as_object().cloned().unwrap_or_default());
+    claim.metadata.get_or_insert_default().annotations =
+        [("berth.dev/made-for".to_owned(), "web/data".to_owned()), (REVISION.to_owned(), "web-old".to_owned())].into();
+    claim.spec = of(json!({"volumeName": format!("v{ordinal}"), "resources": {"requests": {"storage": size}}}));
+    claim.status = of(stored);
+    claim
+}
+
+const REVISION: &str = "apps.berth.dev/revision";
+
+fn storing(policy: Value, pods: Vec<Pod>, claims: Vec<PersistentVolumeClaim>) -> World {
+    let mut set = set(3);
+    let spec = set.spec.get_or_insert_default();
+    spec.volume_claim_templates = of(json!([{"metadata": {"name": "data"}}]));
+    spec.volume_policy = of(policy);
+    World::of(Timestamp::UNIX_EPOCH, [set], pods, claims, [revision("old", 1), revision("new", 2)])
+}
+
+#[test]
+fn claims_grow_one_after_the_other_and_never_shrink() {
+    let at = |sizes: [&str; 2]| {
+        let claims = (0..).zip(sizes).map(|(ordinal, size)| stored(ordinal, size, "1Gi", json!({})));
+        storing(json!({}), vec![], claims.collect())
+    };
+    let (still, one, both) = (at(["1Gi", "1Gi"]), at(["1Gi", "2Gi"]), at(["2Gi", "2Gi"]));
+    assert_eq!(broken(&still, &one, Actor::SetController), [].into());
+    assert_eq!(broken(&one, &both, Actor::SetController), ["I6/growing"].into());
+    assert_eq!(broken(&one, &both, Actor::User), [].into(), "a user may");
+    assert_eq!(broken(&one, &still, Actor::Other), ["I6/size"].into());
+}
+
+#[test]
+fn no_pod_is_made_with_a_claim_that_is_held() {
+    let at = |phase: &str, pods| {
+        let claim = stored(0, "1Gi", "1Gi", json!({"operation": {"type": "Move", "phase": phase}}));
+        storing(json!({}), pods, vec![claim])
+    };
+    let made = || vec![pod(0, "new", false)];
+    assert_eq!(broken(&at("Copying", vec![]), &at("Copying", made()), Actor::SetController), ["I6/use"].into());
+    assert_eq!(broken(&at("Done", vec![]), &at("Done", made()), Actor::SetController), [].into());
+}
+
+#[test]
+fn volumes_are_given_up_by_the_policy_alone_and_with_their_pod() {
+    let lost = |since: &str| {
+        let condition = json!({"type": "VolumeLost", "status": "True", "lastTransitionTime": since});
+        stored(2, "1Gi", "1Gi", json!({"conditions": [condition]}))
+    };
+    let gone = |claim: PersistentVolumeClaim| {
+        let mut claim = claim;
+        claim.metadata.get_or_insert_default().deletion_timestamp = Some(Timestamp::UNIX_EPOCH.into());
+        claim
+    };
+    let (well, down) = (|ordinal| pod(ordinal, "new", true), |ordinal| pod(ordinal, "new", false));
+    let policy = || json!({"onNodeLost": "Recreate", "recreateAfterSeconds": 60});
+    let long_ago = || lost("1969-12-31T23:00:00Z");
+    let step = |policy: Value, claim: PersistentVolumeClaim, peer: Pod, left: Pod| {
+        let before = storing(policy.clone(), vec![well(0), peer.clone(), down(2)], vec![claim.clone()]);
+        let after = storing(policy, vec![well(0), peer, left], vec![gone(claim)]);
+        broken(&before, &after, Actor::SetController)
+    };
+    assert_eq!(step(policy(), long_ago(), well(1), going(down(2))), [].into());
+    assert_eq!(step(json!({}), long_ago(), well(1), going(down(2))), ["I6"].into(), "no policy says so");
+    assert_eq!(step(policy(), lost("1969-12-31T23:59:30Z"), well(1), going(down(2))), ["I6"].into(), "too early");
+    assert_eq!(step(policy(), long_ago(), down(1), going(down(2))), ["I6"].into(), "too few others");
+    assert_eq!(step(policy(), long_ago(), well(1), down(2)), ["I6"].into(), "the pod was kept");
+}
+
+#[test]
+fn data_is_in_a_snapshot_before_a_pod_of_another_revision_gets_it() {
+    let at = |pods| storing(json!({"snapshotBeforeUpdate": true}), pods, vec![stored(0, "1Gi", "1Gi", json!({}))]);
+    let made = || vec![pod(0, "new", false)];
+    assert_eq!(broken(&at(vec![]), &at(made()), Actor::SetController), ["I6/revision"].into());
+    let snapshot = of::<pb::objects::VolumeSnapshot>(json!({
+        "metadata": {"name": "s", "namespace": "ns", "annotations": {REVISION: "web-new"}},
+        "spec": {"source": {"persistentVolumeClaimName": "data-web-0"}}, "status": {"readyToUse": true},
+    }));
+    let kept = |world: World| {
+        let snapshots = [(("ns".to_owned(), "s".to_owned()), Arc::new(snapshot.clone()))];
+        World { snapshots: snapshots.into(), ..world }
+    };
+    assert_eq!(broken(&kept(at(vec![])), &kept(at(made())), Actor::SetController), [].into());
+}

@@ -62,8 +62,13 @@ pub struct Imaginary;
 impl Volumes for Imaginary {
     async fn prepare(&self, request: PrepareRequest) -> Result<PrepareResponse, PortError> {
         let state = |claim: &PersistentVolumeClaim| match plan::volume::bound_to(claim) {
-            Some(name) => prepared_claim::State::Bound(BoundClaim { volume_name: name.to_owned(), reachable: None }),
-            None => prepared_claim::State::Unbound(UnboundClaim { storage_class: "local".into(), reachable: None }),
+            Some(name) => {
+                prepared_claim::State::Bound(BoundClaim { volume_name: name.to_owned(), ..BoundClaim::default() })
+            }
+            None => prepared_claim::State::Unbound(UnboundClaim {
+                storage_class: "local".into(),
+                ..UnboundClaim::default()
+            }),
         };
         let claims = request.claims.iter().map(|claim| PreparedClaim {
             name: claim.name().to_owned(),
