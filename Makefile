@@ -18,6 +18,8 @@ ifneq ($(SUDO),)
 export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_RUNNER := $(SUDO)
 endif
 SEEDS ?= 200
+# What shows that volumes can be trusted. All of it is in `make test` too, with fewer operations of the canaries.
+VOLUME_TESTS := csi foreign volumes_canary volumes_faults volumes_image
 
 .PHONY: help
 help: ## Lists the targets
@@ -43,6 +45,10 @@ demo: build images ## Shows the main job from nothing; KEEP=1 leaves the lab run
 test: build images ## Passes all tests, the end-to-end tests in the lab included
 	cargo test --locked --workspace --exclude tests
 	cargo test --locked --package tests -- --test-threads=1 --nocapture
+
+.PHONY: test-volumes
+test-volumes: build images ## Passes the tests of volumes, with 200 operations of the canaries; CANARY_OPS=N, SEED=N
+	CANARY_OPS=$${CANARY_OPS:-200} cargo test --locked --package tests $(VOLUME_TESTS:%=--test %) -- --test-threads=1 --nocapture
 
 .PHONY: check
 check: setup ## fmt, clippy, the purity lint and the lint of the contracts
