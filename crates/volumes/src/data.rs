@@ -7,14 +7,14 @@ use pb::{
     objects::{PersistentVolume, PersistentVolumeClaim, Pod, StorageClass},
 };
 use plan::volume::{self, lost::Nodes};
-use runtime::Leadership;
+use runtime::{Leadership, feed::list_all};
 use store::{
-    Key, Prefix, Txn, TxnOutcome,
+    Key, Prefix, Revision, Txn, TxnOutcome,
     objects::{put, unchanged},
 };
 use tonic::{Code, Request, Response, Status};
 
-use crate::{Inner, drivers::CallError, lookup::Lookup};
+use crate::{Inner, drivers::CallError, lookup::Lookup, worker::Trouble};
 
 /// How long a cache may lag before a look is given up.
 const LAG: Duration = Duration::from_secs(5);
@@ -90,12 +90,22 @@ impl Inner {
         self.store.txn(Txn { guards, ops: vec![put(after)] }).await
     }
 
-    /// Waits until the caches of what may use a claim show all that was written before this revision.
-    pub(crate) async fn seen(&self, revision: i64) -> Result<(), CallError> {
-        let all = async { tokio::join!(self.pods.reached(revision), self.attachments.reached(revision)) };
-        tokio::time::timeout(LAG, all).await.map(|_| ()).map_err(|_| CallError::Uncertain {
-            message: format!("the store's changes up to revision {revision} have not been seen yet"),
-        })
+    /// Waits until the caches of what may use a claim show every pod and attachment that the store has now. The store is
+    /// asked, since a cache may be told of no change to its own kind for a long time.
+    pub(crate) async fn seen(&self, namespace: &str) -> Result<(), Trouble> {
+        let pods = self.last_write(&Prefix::namespace(Kind::Pod, namespace)).await?;
+        let attachments = self.last_write(&Prefix::kind(Kind::VolumeAttachment)).await?;
+        let all = async { tokio::join!(self.pods.reached(pods), self.attachments.reached(attachments)) };
+        let seen = tokio::time::timeout(LAG, all).await.map(|_| ());
+        Ok(seen.map_err(|_| CallError::Uncertain {
+            message: "what was written last of pods and attachments has not been seen yet".to_owned(),
+        })?)
+    }
+
+    /// The revision of the latest write of what there is under a prefix; 0 if there is nothing.
+    async fn last_write(&self, prefix: &Prefix) -> store::Result<Revision> {
+        let (items, _) = list_all(&*self.store, prefix).await?;
+        Ok(items.iter().map(|item| item.mod_revision).max().unwrap_or(0))
     }
 }
 

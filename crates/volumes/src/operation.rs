@@ -161,7 +161,7 @@ impl Operator {
         let _turn = inner.drivers.turn(&VolumeKey::new(&driver.unwrap_or_default(), name)).await;
         // What came before may have changed it.
         let Some(facts) = self.facts(key).await? else { return Ok(Next::Done) };
-        inner.seen(facts.claim.mod_revision()).await?;
+        inner.seen(key.namespace()).await?;
 
         let mut step = self.next(&facts, None).await?;
         if let Step::Inspect(nodes) = step {
