@@ -154,7 +154,7 @@ fn told(w: &World) -> BoxFuture<'_, Result<()>> {
         };
         ensure!(nodes().await?.is_empty());
         w.attach(&volume).await?;
-        ensure!(nodes().await? == [w.info.node_id.clone()]);
+        ensure!(nodes().await? == std::slice::from_ref(&w.info.node_id));
         Ok(())
     }
     .boxed()

@@ -203,7 +203,7 @@ fn finds(w: &World) -> BoxFuture<'_, Result<()>> {
         w.snapshot(&w.name(), &other).await?;
         let by_id = |id: &str| ListSnapshotsRequest { snapshot_id: id.to_owned(), ..Default::default() };
         let by_volume = |id: &str| ListSnapshotsRequest { source_volume_id: id.to_owned(), ..Default::default() };
-        ensure!(list(w, by_id(&one)).await? == [one.clone()]);
+        ensure!(list(w, by_id(&one)).await? == std::slice::from_ref(&one));
         ensure!(list(w, by_volume(&volume.volume_id)).await? == [one]);
         ensure!(list(w, by_id("there-is-no-such")).await?.is_empty());
         ensure!(list(w, by_volume("there-is-no-such")).await?.is_empty());

@@ -1,10 +1,12 @@
 //! Volumes on a node: staged, published, measured, grown.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use futures::{FutureExt, future::BoxFuture};
-use pb::csi::v1::{volume_usage::Unit, *};
+use pb::csi::v1::{
+    node_service_capability::rpc::Type as Node, volume_capability::access_mode::Mode, volume_usage::Unit, *,
+};
 use tonic::Code;
 
 use super::{CREATE, Case, EXPAND, NODE_EXPAND, Need, STAGE, STATS, World, world::Call};
@@ -24,6 +26,18 @@ pub const CASES: &[Case] = &[
         "other arguments at one target are ALREADY_EXISTS",
         &[CREATE, Need::Own],
         other_way,
+    ),
+    Case::story(
+        "a volume for one pod is not given to a second",
+        "SINGLE_NODE_SINGLE_WRITER published elsewhere is FAILED_PRECONDITION",
+        &[CREATE, STAGE, Need::Node(Node::SingleNodeMultiWriter)],
+        one_pod,
+    ),
+    Case::story(
+        "every user may write to a new volume",
+        "Berth's: the pod decides as whom it runs",
+        &[CREATE, Need::Own],
+        for_all,
     ),
     Case::story(
         "nothing is published before it is staged",
@@ -108,6 +122,37 @@ fn two_pods(w: &World) -> BoxFuture<'_, Result<()>> {
         ensure!(fs::read_to_string(two.join("record"))? == "seen");
         w.expect(Call::NodeUnpublish(w.node_unpublish_request(&volume, "a")), &[Code::Ok]).await?;
         ensure!(fs::read_to_string(two.join("record"))? == "seen", "the other pod lost it");
+        Ok(())
+    }
+    .boxed()
+}
+
+fn one_pod(w: &World) -> BoxFuture<'_, Result<()>> {
+    async {
+        let volume_capability = Some(w.capability_of(Mode::SingleNodeSingleWriter));
+        let volume = w.create().await?;
+        w.stage(&volume).await?;
+        let publish_context = w.attach(&volume).await?;
+        let to = |pod: &str| NodePublishVolumeRequest {
+            publish_context: publish_context.clone(),
+            volume_capability: volume_capability.clone(),
+            ..w.node_publish_request(&volume, pod)
+        };
+        for _ in 0..2 {
+            w.expect(Call::NodePublish(to("a")), &[Code::Ok]).await?;
+        }
+        w.expect(Call::NodePublish(to("b")), &[Code::FailedPrecondition]).await?;
+        w.expect(Call::NodeUnpublish(w.node_unpublish_request(&volume, "a")), &[Code::Ok]).await?;
+        w.expect(Call::NodePublish(to("b")), &[Code::Ok]).await
+    }
+    .boxed()
+}
+
+fn for_all(w: &World) -> BoxFuture<'_, Result<()>> {
+    async {
+        let volume = w.create().await?;
+        let mode = fs::metadata(w.up(&volume, "a").await?)?.mode() & 0o7777;
+        ensure!(mode == 0o777, "its directory has mode {mode:o}");
         Ok(())
     }
     .boxed()

@@ -107,11 +107,8 @@ impl Use {
                 mode.as_str_name()
             )));
         }
-        let mut options = Options::parse(&mount.mount_flags)?;
-        if matches!(mode, Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly) {
-            // Staged writable, since a file system must be able to repair itself.
-            options = options.read_only(false);
-        }
+        // Staged writable also where pods only read, since a file system must be able to repair itself.
+        let options = Options::parse(&mount.mount_flags)?;
         Ok(Self { mode, fs: fs_type(&mount.fs_type)?, options })
     }
 

@@ -266,9 +266,12 @@ impl Draft<'_> {
         let all = File::open(&self.path).map_err(io_error("open", &self.path))?;
         syncfs(&all).map_err(io_error("sync", &self.path))?;
         let place = self.disk.place::<E>(id);
-        // Kernels and file systems without this flag are too old to be asked for.
-        renameat2(AT_FDCWD, &self.path, AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE)
-            .map_err(io_error("move into place", &place))?;
+        match renameat2(AT_FDCWD, &self.path, AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE) {
+            // File servers do not know the flag. Only an empty directory could be replaced, which holds no data.
+            Err(Errno::EINVAL) => fs::rename(&self.path, &place),
+            done => done.map_err(io::Error::from),
+        }
+        .map_err(io_error("move into place", &place))?;
         sync_dir(&self.disk.root.join(E::FOLDER))
     }
 }

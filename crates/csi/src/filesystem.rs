@@ -1,7 +1,7 @@
 //! File systems in images: made, checked and grown with their own tools, and their size read from their own words.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -16,15 +16,27 @@ use crate::{
 /// Of an ext4 file system's super block.
 const EXT4_SUPER: u64 = 1024;
 
-/// Makes an empty file system in a file.
+/// What an XFS file system begins with: a directory that every user can write to, and nothing in it.
+const PROTO: &str = "/dev/null\n0 0\nd--777 0 0\n$\n";
+
+/// Makes an empty file system in a file. Every user can write to it, since the pod decides as whom it runs.
 pub fn make(fs: FsType, file: &Path) -> Result<()> {
-    let (program, args): (_, &[&str]) = match fs {
-        // Root keeps no part for itself: the size is what was asked for.
-        FsType::Ext4 => ("mkfs.ext4", &["-F", "-q", "-m", "0", "-E", "nodiscard,root_owner=0:0"]),
-        FsType::Xfs => ("mkfs.xfs", &["-f", "-q", "-K"]),
-    };
-    let args: Vec<_> = args.iter().map(Path::new).chain([file]).collect();
-    tools::run(program, &args).map(drop)
+    match fs {
+        FsType::Ext4 => {
+            // Root keeps no part for itself: the size is what was asked for.
+            let args = ["-F", "-q", "-m", "0", "-E", "nodiscard,root_owner=0:0"].map(Path::new);
+            tools::run("mkfs.ext4", &[&args[..], &[file]].concat())?;
+            let open = ["-w", "-R", "set_inode_field <2> mode 040777"].map(Path::new);
+            tools::run("debugfs", &[&open[..], &[file]].concat()).map(drop)
+        }
+        FsType::Xfs => {
+            let proto = file.with_extension("proto");
+            fs::write(&proto, PROTO).map_err(io_error("write", &proto))?;
+            let args = ["-f", "-q", "-K", "-p"].map(Path::new);
+            tools::run("mkfs.xfs", &[&args[..], &[&proto, file]].concat())?;
+            fs::remove_file(&proto).map_err(io_error("remove", &proto))
+        }
+    }
 }
 
 /// The size in bytes that the file system in a file or device has; an error if it is another one.

@@ -5,11 +5,15 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use nix::sys::stat::{major, minor};
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sys::stat::{major, minor},
+};
 
 use crate::{
     error::{Error, Result, io_error},
@@ -41,6 +45,15 @@ pub fn attach(file: &Path) -> Result<Loop> {
     }
     let made = tools::run("losetup", &["--find", "--show", "--nooverlap", &text(file)?])?;
     device(Path::new(made.trim()))
+}
+
+/// Whether something has the device mounted, also where we do not see it.
+pub fn is_mounted(device: &Loop) -> Result<bool> {
+    match fs::File::options().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&device.path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => Ok(true),
+        Err(error) => Err(io_error("open", &device.path)(error)),
+    }
 }
 
 /// Lets a device go as soon as nobody uses it, which may be now.

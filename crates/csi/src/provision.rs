@@ -14,8 +14,10 @@ use jiff::Timestamp;
 use nix::sys::statvfs::statvfs;
 
 use crate::{
+    attachment::Attachments,
     copy,
     disk::{Disk, Draft, Entry, remove_file},
+    driver::OnNode,
     error::{Error, Result, io_error},
     filesystem,
     id::VolumeId,
@@ -64,12 +66,18 @@ impl Range {
 }
 
 /// Makes a volume, or gives the one that is there.
-pub(crate) fn create(disk: &Disk, id: &VolumeId, kind: Kind, range: Range, source: Option<Source>) -> Result<Volume> {
+pub(crate) fn create(
+    OnNode { disk, name, .. }: &OnNode,
+    id: &VolumeId,
+    kind: Kind,
+    range: Range,
+    source: Option<Source>,
+) -> Result<Volume> {
     let _turn = disk.turn(id)?;
     if let Some(volume) = disk.read::<Volume>(id)? {
         return same(volume, kind, range, source.as_ref());
     }
-    let origin = source.as_ref().map(|source| Origin::find(disk, source)).transpose()?;
+    let origin = source.as_ref().map(|source| Origin::find(disk, name, source)).transpose()?;
     if let Some(origin) = &origin
         && !origin.fits(kind)
     {
@@ -136,7 +144,7 @@ struct Origin {
 }
 
 impl Origin {
-    fn find(disk: &Disk, source: &Source) -> Result<Self> {
+    fn find(disk: &Disk, node: &str, source: &Source) -> Result<Self> {
         let not_found = |what, id: &VolumeId| Error::NotFound { what, id: id.to_string(), place: String::new() };
         match source {
             Source::Snapshot(id) => {
@@ -150,6 +158,7 @@ impl Origin {
                 let Volume { kind, capacity, .. } = disk.read::<Volume>(id)?.ok_or_else(|| not_found("volume", id))?;
                 if kind != Kind::Directory {
                     held.push(disk.turn(id)?);
+                    refuse_elsewhere(disk, node, id)?;
                 }
                 Ok(Self { source: source.clone(), kind, capacity, _held: held })
             }
@@ -171,6 +180,16 @@ impl Origin {
                 copy_data::<Volume>(disk, id, self.kind, draft)
             }
         }
+    }
+}
+
+/// The data of an image that another node has mounted cannot be copied here: what that node holds back is not in it.
+fn refuse_elsewhere(disk: &Disk, node: &str, id: &VolumeId) -> Result<()> {
+    match Attachments::read(disk, id)?.nodes.keys().find(|other| *other != node) {
+        None => Ok(()),
+        Some(other) => Err(Error::Refused(format!(
+            "volume {id} is an image that node {other:?} has; ask the driver there, or detach it first"
+        ))),
     }
 }
 
@@ -292,7 +311,7 @@ pub(crate) fn existing(disk: &Disk, id: &VolumeId) -> Result<Volume> {
 }
 
 /// Makes a snapshot of a volume, or gives the one that is there.
-pub(crate) fn create_snapshot(disk: &Disk, id: &VolumeId, of: &VolumeId) -> Result<Snapshot> {
+pub(crate) fn create_snapshot(OnNode { disk, name, .. }: &OnNode, id: &VolumeId, of: &VolumeId) -> Result<Snapshot> {
     let _turn = disk.snapshot_turn(id)?;
     if let Some(snapshot) = disk.read::<Snapshot>(id)? {
         if &snapshot.volume == of {
@@ -301,7 +320,7 @@ pub(crate) fn create_snapshot(disk: &Disk, id: &VolumeId, of: &VolumeId) -> Resu
         let taken = format!("snapshot {id} exists and is of volume {}; choose another name", snapshot.volume);
         return Err(Error::Exists(taken));
     }
-    let origin = Origin::find(disk, &Source::Volume(of.clone()))?;
+    let origin = Origin::find(disk, name, &Source::Volume(of.clone()))?;
     if let Kind::Image { .. } = origin.kind {
         room(disk, Kind::Directory, allocated(&disk.data_path::<Volume>(of, origin.kind))?)?;
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::sys::statvfs::statvfs;
-use runtime::mounts::table;
+use runtime::mounts::{Mount, table};
 
 use crate::{
     disk::Disk,
@@ -92,10 +92,14 @@ fn stage_image(image: &Path, fs: FsType, staging: &Path, options: &Options) -> R
 
 fn mount_image(device: &loopdev::Loop, fs: FsType, size: u64, staging: &Path, options: &Options) -> Result<()> {
     loopdev::resize(device)?;
-    filesystem::check(fs, &device.path)?;
-    let small = filesystem::size(fs, &device.path)? + ROUNDING <= size;
-    if small {
-        filesystem::grow_offline(fs, &device.path)?;
+    let mut small = false;
+    // A container may still have it, in mounts of its own: it is then whole, and not ours to repair.
+    if !loopdev::is_mounted(device)? {
+        filesystem::check(fs, &device.path)?;
+        small = filesystem::size(fs, &device.path)? + ROUNDING <= size;
+        if small {
+            filesystem::grow_offline(fs, &device.path)?;
+        }
     }
     let options = match fs {
         FsType::Ext4 => options.clone(),
@@ -147,6 +151,21 @@ pub(crate) fn publish(disk: &Disk, volume: &Volume, staging: &Path, target: &Pat
         ))),
         Shown::Empty => mounts::bind(&staged, target, &options.of_mount()).map_err(io_error("mount at", target)),
         Shown::Other => Err(in_the_way("target_path", target)),
+    }
+}
+
+/// Refuses a volume to a second pod: it is for one alone.
+pub(crate) fn alone(volume: &Volume, staging: &Path, target: &Path) -> Result<()> {
+    let table = table().map_err(io_error("read the mounts for", target))?;
+    let Some(staged) = mounts::point(&table, staging) else { return Ok(()) };
+    let same = |mount: &&Mount| mount.device == staged.device && mount.root == staged.root;
+    match table.iter().filter(same).find(|mount| mount.point != staging && mount.point != target) {
+        None => Ok(()),
+        Some(other) => Err(Error::Refused(format!(
+            "volume {} is for one pod at a time, and is published at {}; unpublish it there first",
+            volume.id,
+            other.point.display()
+        ))),
     }
 }
 

@@ -44,7 +44,7 @@ fn line<S: AsRef<OsStr>>(program: &str, args: &[S]) -> String {
 fn package(program: &str) -> &'static str {
     match program {
         "mkfs.xfs" | "xfs_growfs" => "xfsprogs",
-        "mkfs.ext4" | "e2fsck" | "resize2fs" => "e2fsprogs",
+        "mkfs.ext4" | "e2fsck" | "resize2fs" | "debugfs" => "e2fsprogs",
         "cp" | "rm" => "coreutils",
         _ => "util-linux",
     }

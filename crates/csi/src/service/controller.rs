@@ -51,7 +51,7 @@ impl Controller for Driver {
         let source = args::source(request.volume_content_source.as_ref())?;
         let node = home(self, request.accessibility_requirements)?;
         let volume = if self.has_node() {
-            let volume = self.work(move |node| provision::create(&node.disk, &id, kind, range, source)).await?;
+            let volume = self.work(move |node| provision::create(node, &id, kind, range, source)).await?;
             describe(policy, node.as_deref(), &volume)
         } else {
             let instance = String::new();
@@ -243,15 +243,10 @@ impl Controller for Driver {
         &self,
         request: Request<CreateSnapshotRequest>,
     ) -> Result<Response<CreateSnapshotResponse>, Status> {
-        let (request, policy) = (request.into_inner(), self.policy);
+        let request = request.into_inner();
         let id = args::id("name", &request.name)?;
         let of = args::unknown("source_volume_id", &request.source_volume_id)?;
-        let snapshot = self
-            .work(move |node| {
-                refuse_elsewhere(policy, node, &of)?;
-                provision::create_snapshot(&node.disk, &id, &of)
-            })
-            .await?;
+        let snapshot = self.work(move |node| provision::create_snapshot(node, &id, &of)).await?;
         Ok(Response::new(CreateSnapshotResponse { snapshot: Some(describe_snapshot(&snapshot)) }))
     }
 
@@ -368,20 +363,6 @@ fn home(driver: &Driver, places: Option<TopologyRequirement>) -> Result<Option<S
         Some(own) if requisite.contains(&own) || (requisite.is_empty() && preferred.contains(&own)) => Ok(Some(own)),
         Some(own) => Err(Status::resource_exhausted(format!(
             "accessibility_requirements: the volume is wanted on node {first:?}, and this driver is on {own:?}; ask there"
-        ))),
-    }
-}
-
-/// The data of an image that another node has mounted cannot be copied here: what that node holds back is not in it.
-fn refuse_elsewhere(policy: &Policy, node: &OnNode, id: &VolumeId) -> Done<()> {
-    if !policy.attaches || existing(&node.disk, id)?.kind == Kind::Directory {
-        return Ok(());
-    }
-    let nodes = Attachments::read(&node.disk, id)?.nodes;
-    match nodes.keys().find(|other| **other != node.name) {
-        None => Ok(()),
-        Some(other) => Err(Error::Refused(format!(
-            "volume {id} is an image that node {other:?} has; ask the driver there, or detach it first"
         ))),
     }
 }

@@ -8,6 +8,7 @@ use pb::csi::v1::{
     NodeUnstageVolumeResponse, VolumeUsage,
     node_server::Node,
     node_service_capability::{Rpc, Type, rpc},
+    volume_capability::access_mode::Mode,
     volume_usage::Unit,
 };
 use tonic::{Request, Response, Status};
@@ -122,6 +123,9 @@ impl Node for Driver {
             let readonly = request.readonly || used.only_reads();
             if attached(policy, node, &id)?.is_some_and(|attachment| attachment.readonly && !readonly) {
                 return Err(Error::Refused(format!("volume {id} is attached to this node for reading only")));
+            }
+            if used.mode == Mode::SingleNodeSingleWriter {
+                staging::alone(&volume, &staging, &target)?;
             }
             staging::publish(&node.disk, &volume, &staging, &target, &used.options.read_only(readonly))
         })
