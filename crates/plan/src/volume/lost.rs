@@ -17,7 +17,7 @@ use pb::{
 
 use super::{
     observe::{clear_condition, in_phase, set_condition, with_status},
-    reachable,
+    reachable, selector_text,
 };
 use crate::schedule::{self, NODE_TOPOLOGY_KEY};
 
@@ -75,7 +75,7 @@ pub fn lost(volume: &PersistentVolume, nodes: &Nodes) -> Option<String> {
     let names: Vec<&str> = named(selector).collect();
     let off = names.iter().any(|name| nodes.contains_key(*name));
     let who = match names.as_slice() {
-        [] => "all nodes that could reach the volume are".to_owned(),
+        [] => format!("every node that could reach the volume ({}) is", selector_text(selector)),
         [name] => format!("node {name}, the only one with the volume, is"),
         names => format!("nodes {}, the only ones with the volume, are", names.join(", ")),
     };

@@ -14,8 +14,6 @@ use tokio::time::{Instant, timeout};
 use super::{Facts, Operator};
 use crate::{data::refusal, drivers::CallError, lookup::Lookup, worker::Trouble};
 
-/// An agent that says nothing for so long does not copy any more.
-const SILENCE: Duration = Duration::from_secs(120);
 /// Progress is written once in this time.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -42,22 +40,24 @@ impl Operator {
             target: Some((**target).clone()),
         };
         let mut agent = inner.drivers.agent(to)?;
-        let opened = timeout(SILENCE, agent.import_volume(request)).await;
+        // An agent that says nothing for so long does not copy any more.
+        let silence = inner.settings.call;
+        let opened = timeout(silence, agent.import_volume(request)).await;
         let mut answers = match opened {
             Ok(Ok(answers)) => answers.into_inner(),
             Ok(Err(status)) => return Err(refusal(to, WHAT, &status).into()),
-            Err(_) => return Err(silent(to).into()),
+            Err(_) => return Err(silent(to, silence).into()),
         };
         let mut written = Instant::now();
         let mut claim = Arc::clone(&facts.claim);
         let mut proven = false;
         loop {
-            let answer = match timeout(SILENCE, answers.message()).await {
+            let answer = match timeout(silence, answers.message()).await {
                 Ok(Ok(Some(answer))) => answer,
                 Ok(Ok(None)) if proven => return Ok(claim),
                 Ok(Ok(None)) => return Err(uncertain("the agent ended the copy before it was proven").into()),
                 Ok(Err(status)) => return Err(refusal(to, WHAT, &status).into()),
-                Err(_) => return Err(silent(to).into()),
+                Err(_) => return Err(silent(to, silence).into()),
             };
             self.forget(facts);
             proven |= answer.verified;
@@ -100,6 +100,6 @@ fn uncertain(message: &str) -> CallError {
     CallError::Uncertain { message: message.to_owned() }
 }
 
-fn silent(node: &str) -> CallError {
-    CallError::Uncertain { message: format!("the agent of node {node:?} said nothing for {SILENCE:?} while copying") }
+fn silent(node: &str, silence: Duration) -> CallError {
+    CallError::Uncertain { message: format!("the agent of node {node:?} said nothing for {silence:?} while copying") }
 }

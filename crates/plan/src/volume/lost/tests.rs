@@ -1,6 +1,6 @@
 use pb::objects::{
-    NodeSelectorRequirement, NodeSelectorTerm, NodeSpec, ObjectMeta, PersistentVolumeSpec, PersistentVolumeStatus, Taint,
-    VolumeNodeAffinity,
+    NodeSelectorRequirement, NodeSelectorTerm, NodeSpec, ObjectMeta, PersistentVolumeSpec, PersistentVolumeStatus,
+    Taint, VolumeNodeAffinity,
 };
 use proptest::prelude::*;
 

@@ -153,7 +153,11 @@ enum Fault {
 
 fn faults() -> impl Strategy<Value = Vec<(Fault, bool)>> {
     let fault = prop_oneof![
-        Just(Fault::None), Just(Fault::NotDone), Just(Fault::DoneUnknown), Just(Fault::Unwritten), Just(Fault::Refused)
+        Just(Fault::None),
+        Just(Fault::NotDone),
+        Just(Fault::DoneUnknown),
+        Just(Fault::Unwritten),
+        Just(Fault::Refused)
     ];
     prop::collection::vec((fault, any::<bool>()), 0..20)
 }
