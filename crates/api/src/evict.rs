@@ -30,8 +30,6 @@ use crate::{
 
 /// How often an eviction is decided again when others change what it rests on at the same time.
 const ATTEMPTS: usize = 8;
-/// Pods that one transaction compares one by one; the others are compared as a range. The store's bound is 128.
-const GUARDED_ONE_BY_ONE: usize = 64;
 /// How long the event about an eviction stays.
 const TOLD_FOR: Duration = Duration::from_secs(3600);
 /// Condition of a pod that is taken away though nothing is wrong with it.
@@ -166,13 +164,10 @@ fn evicted(old: &Stored, request: &EvictRequest) -> Result<AnyObject> {
 /// What the transaction compares. Of the budgets none may be newer than what was read: also one that has just come to
 /// be counts.
 fn guards(namespace: &str, grounds: Grounds, revision: Revision) -> Vec<Guard> {
-    let unchanged = |seen: &PodAt| Guard::ModRevision(Key::object(Kind::Pod, namespace, seen.pod.as_str()), seen.at.0);
-    let mut guards = vec![Guard::PrefixNotNewer(Prefix::namespace(Kind::PodDisruptionBudget, namespace), revision)];
-    let (apart, one_by_one) = grounds.pods.split_at(grounds.pods.len().saturating_sub(GUARDED_ONE_BY_ONE));
-    if !apart.is_empty() {
-        guards.push(Guard::PrefixNotNewer(Prefix::namespace(Kind::Pod, namespace), revision));
-    }
-    guards.extend(one_by_one.iter().map(unchanged));
+    let seen = |seen: &PodAt| (Key::object(Kind::Pod, namespace, seen.pod.as_str()), seen.at.0);
+    let pods = Prefix::namespace(Kind::Pod, namespace);
+    let mut guards = Guard::unchanged(grounds.pods.iter().map(seen).collect(), |_| (pods, revision));
+    guards.push(Guard::PrefixNotNewer(Prefix::namespace(Kind::PodDisruptionBudget, namespace), revision));
     guards
 }
 

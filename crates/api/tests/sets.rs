@@ -303,6 +303,7 @@ async fn a_dry_run_tells_what_would_become_of_the_pods(h: &Harness) {
             revision: revision.name().into(),
             claims: Vec::new(),
             reused: Vec::new(),
+            marks: false,
         };
         let template = spec(&set).template.unwrap();
         let pod = h.create(plan::statefulset::stamp::pod(&set, &template, &new)).await.unwrap();

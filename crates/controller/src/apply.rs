@@ -23,10 +23,6 @@ use crate::{
     write::{Draft, Fault, Wrote},
 };
 
-/// Pods that one transaction guards one by one. Beyond it, the lower ones are guarded as a range: a change of any of
-/// them is noticed, a removal in between is not. etcd's bound is 128 guards.
-const GUARDED_ONE_BY_ONE: usize = 64;
-
 /// What an action did.
 #[derive(Debug, Default)]
 pub struct Made {
@@ -317,16 +313,15 @@ impl<'a> Apply<'a> {
     }
 
     fn pods_unchanged(&self, pods: &[&PodAt]) -> Vec<Guard> {
-        let (apart, one_by_one) = pods.split_at(pods.len().saturating_sub(GUARDED_ONE_BY_ONE));
-        let mut guards: Vec<_> = one_by_one.iter().map(|pod| self.pod_unchanged(pod)).collect();
-        if !apart.is_empty() {
-            let own = format!("{}-", self.observed.set.name());
+        let set = &self.observed.set;
+        let key = |pod: &PodAt| Key::object(Pod::KIND, set.namespace(), pod.pod.as_str());
+        let keys = pods.iter().map(|pod| (key(pod), pod.at.0)).collect();
+        Guard::unchanged(keys, |apart| {
+            let own = format!("{}-", set.name());
             // Pods of other sets are among them only where a budget counts them.
-            let start = if apart.iter().all(|pod| pod.pod.as_str().starts_with(&own)) { own.as_str() } else { "" };
-            let range = Prefix::names(Pod::KIND, self.observed.set.namespace(), start);
-            guards.push(Guard::PrefixNotNewer(range, self.observed.pods_at));
-        }
-        guards
+            let start = if apart.iter().all(|(key, _)| key.name().starts_with(&own)) { own.as_str() } else { "" };
+            (Prefix::names(Pod::KIND, set.namespace(), start), self.observed.pods_at)
+        })
     }
 
     fn pod_unchanged(&self, pod: &PodAt) -> Guard {

@@ -46,6 +46,27 @@ pub enum Guard {
     PrefixNotNewer(Prefix, Revision),
 }
 
+impl Guard {
+    /// Keys that are compared one by one at most, which leaves room for as many other guards in a transaction.
+    pub const ONE_BY_ONE: usize = Txn::MAX / 2;
+
+    /// That keys are still at the revisions at which they were read: the last [`Guard::ONE_BY_ONE`] each by itself, those
+    /// before them, if there are any, as the range that `range` gives for them, with the revision that it was read at. A
+    /// range does not notice deletions: put those keys last whose deletion counts.
+    pub fn unchanged(
+        keys: Vec<(Key, Revision)>,
+        range: impl FnOnce(&[(Key, Revision)]) -> (Prefix, Revision),
+    ) -> Vec<Guard> {
+        let (apart, one_by_one) = keys.split_at(keys.len().saturating_sub(Self::ONE_BY_ONE));
+        let mut guards: Vec<_> = one_by_one.iter().map(|(key, at)| Guard::ModRevision(key.clone(), *at)).collect();
+        if !apart.is_empty() {
+            let (prefix, revision) = range(apart);
+            guards.push(Guard::PrefixNotNewer(prefix, revision));
+        }
+        guards
+    }
+}
+
 /// A change that a transaction makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -228,4 +249,27 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends a lease and deletes its keys.
     async fn revoke_lease(&self, lease: LeaseId) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use pb::Kind;
+
+    use super::*;
+
+    #[test]
+    fn many_keys_are_compared_as_a_range() {
+        let keys = |count: usize| -> Vec<_> {
+            (0..count).map(|at| (Key::object(Kind::Pod, "default", &format!("web-{at}")), 7)).collect()
+        };
+        let range = |apart: &[(Key, Revision)]| {
+            assert_eq!(apart.len(), 3);
+            (Prefix::kind(Kind::Pod), 9)
+        };
+        assert_eq!(Guard::unchanged(keys(Guard::ONE_BY_ONE), |_| unreachable!()).len(), Guard::ONE_BY_ONE);
+        let guards = Guard::unchanged(keys(Guard::ONE_BY_ONE + 3), range);
+        assert_eq!(guards.len(), Guard::ONE_BY_ONE + 1);
+        assert_eq!(guards.last(), Some(&Guard::PrefixNotNewer(Prefix::kind(Kind::Pod), 9)));
+        assert_eq!(guards.first(), Some(&Guard::ModRevision(Key::object(Kind::Pod, "default", "web-3"), 7)));
+    }
 }

@@ -5,7 +5,7 @@
 //! transaction. From then on no pod gets a node with the claims until the operation has ended, and the volume manager
 //! carries it out when nobody uses them any more.
 
-use model::{quantity::Quantity, validate::OUT_OF_SERVICE};
+use model::quantity::Quantity;
 use pb::{
     Kind, Object as _, ObjectExt,
     api::v1::{
@@ -14,7 +14,14 @@ use pb::{
     },
     objects::{ClaimOperation, Node, NodeSelector, PersistentVolume, PersistentVolumeClaim, Pod, VolumeSnapshot},
 };
-use plan::schedule::matches;
+use plan::{
+    schedule::matches,
+    volume::{
+        held,
+        lost::is_off,
+        operation::{MOVE, RESTORE, WAITING},
+    },
+};
 use store::{Guard, Op, Txn, TxnOutcome, objects};
 
 use super::{
@@ -32,12 +39,6 @@ use crate::{
 
 /// How often a request is decided again when others change what it rests on at the same time.
 const ATTEMPTS: usize = 5;
-/// The operation that takes data to another node.
-const MOVE: &str = "Move";
-/// The operation that puts a snapshot's data in the place of the data.
-const RESTORE: &str = "Restore";
-/// An operation's first phase.
-const WAITING: &str = "Waiting";
 /// Letters of an operation's id: it becomes a part of a volume's name.
 const ID: usize = 8;
 
@@ -308,10 +309,7 @@ fn stopped(pod: &Stored, stop: bool, draft: &mut Draft) -> Result<()> {
 
 /// No other operation holds the claim.
 fn free(claim: &PersistentVolumeClaim, namespace: &str) -> Result<()> {
-    let operation = claim.status.as_ref().and_then(|status| status.operation.as_ref());
-    let Some(held) = operation.filter(|operation| !matches!(operation.phase.as_str(), "Done" | "Failed")) else {
-        return Ok(());
-    };
+    let Some(held) = held(claim) else { return Ok(()) };
     let what = called(Kind::PersistentVolumeClaim, namespace, claim.name());
     Err(Error::Refused(format!(
         "{what} is held by operation {} ({}, {}); `berth volume describe {}` says how far it is",
@@ -376,8 +374,4 @@ fn reached(volume: &PersistentVolume, node: &Node) -> bool {
 fn is_ready(node: &Node) -> bool {
     let mut conditions = node.status.iter().flat_map(|status| &status.conditions);
     conditions.any(|condition| condition.r#type == "Ready" && condition.status == "True")
-}
-
-fn is_off(node: &Node) -> bool {
-    node.spec.iter().flat_map(|spec| &spec.taints).any(|taint| taint.key == OUT_OF_SERVICE)
 }

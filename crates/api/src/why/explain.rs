@@ -11,7 +11,7 @@ use model::{
     ordinals::Ordinals,
 };
 use pb::{
-    Object as _, ObjectExt,
+    ObjectExt,
     api::v1::{WhyReason, WhyResponse},
     objects::{
         ControllerRevision, CsiDriver, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, StatefulSet,

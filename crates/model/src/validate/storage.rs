@@ -16,14 +16,13 @@ use crate::{
     error::{Errors, FieldPath},
     names,
     quantity::Quantity,
+    source::{CLAIM, ORDINAL, PREVIOUS, SNAPSHOT, SNAPSHOT_GROUP},
 };
 
 /// How a volume may be mounted: by one node, by one pod, by many nodes for reading, by many nodes.
 const ACCESS_MODES: [&str; 4] = ["ReadWriteOnce", "ReadWriteOncePod", "ReadOnlyMany", "ReadWriteMany"];
-/// Group of the API that snapshots belong to.
-const SNAPSHOT_GROUP: &str = "snapshot.storage.k8s.io";
 /// What may stand in the name of a template's data source, and what it may become.
-const PLACES: [(&str, &str); 2] = [("$(ordinal)", "1"), ("$(previous)", "0")];
+const PLACES: [(&str, &str); 2] = [(ORDINAL, "1"), (PREVIOUS, "0")];
 /// Longest name of a driver.
 const LONGEST_DRIVER: usize = 63;
 /// Parameters of a class, and their bytes together.
@@ -142,10 +141,10 @@ fn data_source(source: &TypedLocalObjectReference, path: &FieldPath, errors: &mu
     } else if let Err(broken) = names::dns_subdomain(&name) {
         errors.invalid(&path.child("name"), source.name.as_str(), broken);
     }
-    one_of(&source.kind, &["VolumeSnapshot", "PersistentVolumeClaim"], &path.child("kind"), errors);
+    one_of(&source.kind, &[SNAPSHOT, CLAIM], &path.child("kind"), errors);
     let expected = match source.kind.as_str() {
-        "VolumeSnapshot" => SNAPSHOT_GROUP,
-        "PersistentVolumeClaim" => "",
+        SNAPSHOT => SNAPSHOT_GROUP,
+        CLAIM => "",
         _ => return,
     };
     let at = path.child("apiGroup");

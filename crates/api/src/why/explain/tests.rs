@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pb::objects::*;
+use pb::{Object as _, objects::*};
 use serde_json::json;
 
 use super::*;
