@@ -21,6 +21,13 @@ def is_mounted(path):
     return any(line.split(" ")[4] == real for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines())
 
 
+def places(path):
+    """At how many places the file system of a mount is mounted."""
+    number = os.stat(path).st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    return sum(line.split(" ")[2] == device for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines())
+
+
 def device_of(brick):
     """The loop device of a brick; None if it has none."""
     for backing in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):

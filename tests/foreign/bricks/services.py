@@ -13,6 +13,8 @@ from array_of_bricks import Refused
 
 NAME = "bricks.csi.example.com"
 SMALLEST = 300 << 20
+# Bytes of a name or an id, as the specification bounds them, and of a path, as the kernel does.
+LONGEST, LONGEST_PATH = 128, 4096
 
 MODES = csi.VolumeCapability.AccessMode
 # A brick is on one node at a time.
@@ -42,10 +44,13 @@ def answers(call):
 
 
 def need(request, *fields):
-    """Every one of the fields must be set."""
+    """Every one of the fields must be set, and not be too long."""
     for field in fields:
-        if not getattr(request, field):
+        value = getattr(request, field)
+        if not value:
             raise Refused("INVALID_ARGUMENT", f"{field} is missing")
+        if isinstance(value, str) and len(value.encode()) > (LONGEST_PATH if field.endswith("_path") else LONGEST):
+            raise Refused("INVALID_ARGUMENT", f"{field} is too long")
 
 
 def check_capability(request, field="volume_capability"):
@@ -115,6 +120,8 @@ class Controller(csi_grpc.ControllerServicer):
         if unknown:
             raise Refused("INVALID_ARGUMENT", f"parameters {sorted(unknown)}: there is only 'wall'")
         wanted = request.capacity_range
+        if wanted.required_bytes < 0 or wanted.limit_bytes < 0:
+            raise Refused("OUT_OF_RANGE", "capacity_range is negative")
         if wanted.limit_bytes and wanted.limit_bytes < max(wanted.required_bytes, SMALLEST):
             raise Refused("OUT_OF_RANGE", f"the smallest brick has {SMALLEST} bytes")
         size = max(wanted.required_bytes, SMALLEST)
@@ -213,10 +220,14 @@ class Node(csi_grpc.NodeServicer):
     def NodePublishVolume(self, request, context):
         need(request, "volume_id", "staging_target_path", "target_path")
         check_capability(request)
+        self.array.get(request.volume_id)
+        alone = request.volume_capability.access_mode.mode == MODES.SINGLE_NODE_SINGLE_WRITER
         with self.one_at_a_time:
             if not disk.is_mounted(request.staging_target_path):
                 raise Refused("FAILED_PRECONDITION", f"volume {request.volume_id} is not staged")
             if not disk.is_mounted(request.target_path):
+                if alone and disk.places(request.staging_target_path) > 1:
+                    raise Refused("FAILED_PRECONDITION", f"volume {request.volume_id} is for one pod, and has one")
                 os.makedirs(request.target_path, exist_ok=True)
                 disk.bind(request.staging_target_path, request.target_path, request.readonly)
         return csi.NodePublishVolumeResponse()
