@@ -58,7 +58,7 @@ enum Command {
     /// Show volumes, make them larger, keep their data, bring it back or elsewhere
     #[command(subcommand)]
     Volume(volume::Command),
-    /// Explain why a set or a pod is not there yet
+    /// Explain why a set, a pod or a claim is not there yet
     Why(why::Args),
     /// Wait for objects to be ready or gone
     Wait(wait::Args),
