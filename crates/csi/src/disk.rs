@@ -1,7 +1,7 @@
 //! What lies in a data directory, and how it comes and goes.
 //!
 //! A volume is one directory `volumes/<id>/` with its record `volume.json` and its data: the directory `data/` or the
-//! file `image`. A snapshot is the same below `snapshots/`. Either is built as a draft in `new/` under a name of its
+//! file `image`. Data that a person put there needs no record. A snapshot is the same below `snapshots/`. Either is built as a draft in `new/` under a name of its
 //! own and renamed into place when it is whole, and renamed to `trash/` before it is deleted: a crash leaves something
 //! that is wholly there or wholly gone. Nothing but making a volume makes its data, so that missing data is lost data.
 //!
@@ -30,10 +30,11 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, Result, absent_is_done, io_error},
+    filesystem,
     id::VolumeId,
     lock::Turn,
     loopdev, mounts,
-    record::{Kind, Snapshot, Volume},
+    record::{FsType, Kind, Snapshot, Volume},
     tools,
 };
 
@@ -114,6 +115,26 @@ impl Disk {
     /// The record of a volume or snapshot, if it is there.
     pub(crate) fn read<E: Entry>(&self, id: &VolumeId) -> Result<Option<E>> {
         self.read_json(&format!("{}/{id}/{}", E::FOLDER, E::RECORD))
+    }
+
+    /// A volume, if it is there. Data that a person put in a volume's place is a volume too, without a record.
+    pub(crate) fn volume(&self, id: &VolumeId) -> Result<Option<Volume>> {
+        if let Some(volume) = self.read::<Volume>(id)? {
+            return Ok(Some(volume));
+        }
+        if self.data::<Volume>(id, Kind::Directory)?.is_some() {
+            return Ok(Some(Volume::found(id.clone(), Kind::Directory, 0)));
+        }
+        for fs_type in [FsType::Ext4, FsType::Xfs] {
+            let kind = Kind::Image { fs_type };
+            if let Some(image) = self.data::<Volume>(id, kind)?
+                && filesystem::size(fs_type, &self.data_path::<Volume>(id, kind)).is_ok()
+            {
+                let size = File::from(image).metadata().map_err(io_error("measure", &self.place::<Volume>(id)))?.len();
+                return Ok(Some(Volume::found(id.clone(), kind, size)));
+            }
+        }
+        Ok(None)
     }
 
     /// A file below the data directory, if it is there.

@@ -74,7 +74,7 @@ pub(crate) fn create(
     source: Option<Source>,
 ) -> Result<Volume> {
     let _turn = disk.turn(id)?;
-    if let Some(volume) = disk.read::<Volume>(id)? {
+    if let Some(volume) = disk.volume(id)? {
         return same(volume, kind, range, source.as_ref());
     }
     let origin = source.as_ref().map(|source| Origin::find(disk, name, source)).transpose()?;
@@ -155,7 +155,7 @@ impl Origin {
             }
             Source::Volume(id) => {
                 let mut held = vec![disk.hold::<Volume>(id)?];
-                let Volume { kind, capacity, .. } = disk.read::<Volume>(id)?.ok_or_else(|| not_found("volume", id))?;
+                let Volume { kind, capacity, .. } = disk.volume(id)?.ok_or_else(|| not_found("volume", id))?;
                 if kind != Kind::Directory {
                     held.push(disk.turn(id)?);
                     refuse_elsewhere(disk, node, id)?;
@@ -302,7 +302,7 @@ pub(crate) fn expand(disk: &Disk, id: &VolumeId, range: Range) -> Result<Volume>
 
 /// A volume that must be there.
 pub(crate) fn existing(disk: &Disk, id: &VolumeId) -> Result<Volume> {
-    let volume = disk.read::<Volume>(id)?;
+    let volume = disk.volume(id)?;
     volume.ok_or_else(|| Error::NotFound {
         what: "volume",
         id: id.to_string(),
@@ -345,7 +345,7 @@ pub(crate) fn available(disk: &Disk) -> Result<u64> {
     let stat = statvfs(disk.root()).map_err(io_error("measure", disk.root()))?;
     let mut left = stat.blocks_available() * stat.fragment_size();
     for id in disk.ids::<Volume>()? {
-        if let Some(volume) = disk.read::<Volume>(&id)?
+        if let Some(volume) = disk.volume(&id)?
             && volume.kind != Kind::Directory
         {
             let taken = allocated(&disk.data_path::<Volume>(&id, volume.kind))?;

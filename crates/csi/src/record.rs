@@ -84,6 +84,11 @@ impl Volume {
         let instance = Uuid::new_v4().to_string();
         Self { id, instance, created_at: Timestamp::now().to_string(), kind, capacity, source }
     }
+
+    /// A volume that no driver made.
+    pub fn found(id: VolumeId, kind: Kind, capacity: u64) -> Self {
+        Self { id, instance: String::new(), created_at: String::new(), kind, capacity, source: None }
+    }
 }
 
 impl Kind {

@@ -349,6 +349,23 @@ async fn snapshots_and_clones_hold_what_was_there_and_nothing_later() {
 }
 
 #[tokio::test]
+async fn data_that_a_person_put_there_is_a_volume() {
+    let node = Node::start().await;
+    fs::create_dir_all(node.path("data/volumes/old-database/data")).unwrap();
+    fs::write(node.path("data/volumes/old-database/data/record"), "kept").unwrap();
+    let volume = Volume { volume_id: "old-database".into(), ..Volume::default() };
+    let staging = node.path("staging");
+    node.stage(&volume, &staging).await.unwrap();
+    assert_eq!(fs::read_to_string(staging.join("record")).unwrap(), "kept");
+    node.unstage("old-database", &staging).await.unwrap();
+    let image = node.create_image("pvc-1", "ext4", 64 << 20).await;
+    fs::remove_file(node.path("data/volumes/pvc-1/volume.json")).unwrap();
+    assert_eq!(node.stage(&image, &staging).await.unwrap_err().code(), Code::DataLoss, "it was made for a claim");
+    node.stage(&Volume { volume_context: Default::default(), ..image }, &staging).await.unwrap();
+    node.unstage("pvc-1", &staging).await.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_is_published_without_its_staging_mount() {
     let node = Node::start().await;
     let volume = node.create("pvc-1", "n1").await.unwrap();

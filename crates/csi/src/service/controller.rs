@@ -118,7 +118,7 @@ impl Controller for Driver {
         self.work(move |node| {
             let _turn = node.disk.turn(&id)?;
             let from = Some(request.node_id.as_str()).filter(|node| !node.is_empty());
-            match node.disk.read::<Volume>(&id)? {
+            match node.disk.volume(&id)? {
                 Some(_) => Attachments::read(&node.disk, &id)?.detach(&node.disk, &id, from),
                 // What is not there is on no node.
                 None => Ok(()),
@@ -170,7 +170,7 @@ impl Controller for Driver {
                 let mut entries = Vec::with_capacity(ids.len());
                 for id in &ids {
                     // It may go while we read.
-                    if let Some(volume) = node.disk.read::<Volume>(id)? {
+                    if let Some(volume) = node.disk.volume(id)? {
                         let (published_node_ids, condition) = observe(policy, node, &volume)?;
                         let status = list_volumes_response::VolumeStatus {
                             published_node_ids,

@@ -42,7 +42,7 @@ fn meant(
     }
     let instance = context.get(policy.context_instance);
     let lost = |why| Error::Lost { id: id.clone(), path: node.disk.root().join("volumes").join(id.as_str()), why };
-    match (node.disk.read::<Volume>(id)?, instance) {
+    match (node.disk.volume(id)?, instance) {
         (Some(volume), Some(instance)) if *instance != volume.instance => {
             Err(lost("is a later volume of the same name, and not the one that was made for this claim"))
         }
@@ -97,7 +97,7 @@ impl Node for Driver {
         self.work(move |node| {
             let _turn = node.disk.turn(&id)?;
             // Also when the volume is lost, its mount goes.
-            let volume = node.disk.read::<Volume>(&id)?;
+            let volume = node.disk.volume(&id)?;
             staging::unstage(&node.disk, volume.as_ref(), &staging)
         })
         .await?;
