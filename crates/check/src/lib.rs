@@ -92,6 +92,11 @@ pub const INVARIANTS: &[Invariant] = &[
         test: Test::Step(volumes::one_at_a_time),
     },
     Invariant {
+        id: "I9/growth",
+        rule: "an available pod is replaced only after its claims were asked to grow",
+        test: Test::Step(volumes::grown_before_update),
+    },
+    Invariant {
         id: "I6/revision",
         rule: "with snapshotBeforeUpdate a pod of another revision gets data only when it is in a snapshot",
         test: Test::Step(volumes::kept_between_revisions),

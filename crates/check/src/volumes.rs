@@ -1,6 +1,6 @@
 //! What is done with the data in claims: they grow, they are held, they are given up, they are kept between revisions.
 
-use model::{identity::Ordinal, quantity::Quantity};
+use model::{identity::Ordinal, overrides, quantity::Quantity};
 use pb::{
     Object, ObjectExt,
     objects::{Condition, PersistentVolumeClaim, Pod, StatefulSet},
@@ -8,7 +8,7 @@ use pb::{
 
 use crate::{
     Findings,
-    world::{Actor, Step, World, changed, in_range, key, ordinal, replicas, spec, title},
+    world::{Actor, Step, World, changed, in_range, key, ordinal, replicas, spec, strategy, title},
 };
 
 /// Annotation of a claim: the revision whose pod had it last. Of a snapshot: the revision that came next.
@@ -86,6 +86,45 @@ fn is_growing(claim: &PersistentVolumeClaim) -> bool {
         || condition(claim, "VolumeLost").is_some();
     let mut stuck = steps.filter(|step| step.ends_with("Infeasible") || *step == "NodeResizePending");
     is_bound(claim) && short && !at_start && !elsewhere && !claim.is_terminating() && stuck.next().is_none()
+}
+
+/// A pod that serves is replaced for an update only after its claims were asked to grow to what they should have.
+pub(crate) fn grown_before_update(step: &Step<'_>, findings: &mut Findings) {
+    if step.by != Actor::SetController {
+        return;
+    }
+    for pod in step.pods_asked_to_go() {
+        let Some(set) = step.before.set_of(pod).filter(|set| strategy(set) != "Recreate") else { continue };
+        let Some(due) = ordinal(set, pod).filter(|due| in_range(set, *due)) else { continue };
+        if set.is_terminating() || !step.before.is_available(set, pod) {
+            continue;
+        }
+        let claims = || step.before.claims.values().map(AsRef::as_ref);
+        let infeasible = |claim: &PersistentVolumeClaim| {
+            let mut steps = claim.status.iter().flat_map(|status| status.allocated_resource_statuses.values());
+            steps.any(|step| step.ends_with("Infeasible"))
+        };
+        if claims().any(infeasible) {
+            continue;
+        }
+        for claim in claims() {
+            let theirs = whose(step.before, claim).filter(|(of, _, place)| of.uid() == set.uid() && *place == due);
+            let Some((_, template, _)) = theirs else { continue };
+            let elsewhere = claim.status.as_ref().is_some_and(|status| status.operation.is_some())
+                || condition(claim, "VolumeLost").is_some();
+            if size(claim) < size_due(set, template, due) && !elsewhere && !claim.is_terminating() {
+                findings.add(title(pod), format!("was replaced before its claim {} had grown", claim.name()));
+            }
+        }
+    }
+}
+
+/// What the claim of an ordinal should ask for.
+fn size_due(set: &StatefulSet, template: &str, due: Ordinal) -> Option<Quantity> {
+    let spec = spec(set)?;
+    let mut wanted = spec.volume_claim_templates.iter().find(|one| one.name() == template)?.spec.clone()?;
+    overrides::claim(spec, due, template, &mut wanted);
+    amount(wanted.resources?.requests.get("storage"))
 }
 
 /// The set, the template and the ordinal that a claim was made for.

@@ -294,6 +294,26 @@ fn claims_grow_one_after_the_other_and_never_shrink() {
 }
 
 #[test]
+fn a_pod_is_replaced_after_its_claims_have_grown() {
+    let at = |size: &str, left| {
+        let mut world = storing(
+            json!({}),
+            vec![pod(0, "new", true), pod(1, "new", true), left],
+            vec![stored(2, size, size, json!({}))],
+        );
+        for set in world.sets.values_mut() {
+            let set = Arc::make_mut(set);
+            let templates = &mut set.spec.get_or_insert_default().volume_claim_templates;
+            templates[0].spec = of(json!({"resources": {"requests": {"storage": "2Gi"}}}));
+        }
+        world
+    };
+    let old = || pod(2, "old", true);
+    assert_eq!(broken(&at("1Gi", old()), &at("1Gi", going(old())), Actor::SetController), ["I9/growth"].into());
+    assert_eq!(broken(&at("2Gi", old()), &at("2Gi", going(old())), Actor::SetController), [].into());
+}
+
+#[test]
 fn no_pod_is_made_with_a_claim_that_is_held() {
     let at = |phase: &str, pods| {
         let claim = stored(0, "1Gi", "1Gi", json!({"operation": {"type": "Move", "phase": phase}}));

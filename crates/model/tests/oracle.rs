@@ -140,6 +140,7 @@ type Explain = fn(&Case, theirs: &mut Answer, ours: &mut Vec<FieldError>);
 /// Where Berth answers otherwise on purpose, with the reason.
 const DEVIATIONS: &[(&str, Explain)] = &[
     ("immutable_field_is_named", immutable_field_is_named),
+    ("claim_templates_grow", claim_templates_grow),
     ("one_error_for_one_mistake", one_error_for_one_mistake),
     ("path_is_whole", path_is_whole),
     ("template_is_checked_beside_a_broken_selector", template_is_checked_beside_a_broken_selector),
@@ -157,6 +158,57 @@ fn immutable_field_is_named(_: &Case, theirs: &mut Answer, ours: &mut Vec<FieldE
     if ours.iter().any(fixed) && take(theirs, "spec", "FieldValueForbidden") {
         ours.retain(|e| !fixed(e));
     }
+}
+
+/// Claim templates may grow and be labelled otherwise (VCT-1): where nothing else that is fixed has changed, nothing is
+/// wrong here. By the two sets alone.
+fn claim_templates_grow(case: &Case, theirs: &mut Answer, _: &mut Vec<FieldError>) {
+    let Some(old) = &case.old else { return };
+    if old["spec"]["volumeClaimTemplates"] == case.new["spec"]["volumeClaimTemplates"] {
+        return;
+    }
+    let fixed = |set: &Value| {
+        let mut spec = set["spec"].clone();
+        for field in ["replicas", "ordinals", "template", "updateStrategy", "minReadySeconds", "revisionHistoryLimit"] {
+            spec[field] = Value::Null;
+        }
+        spec["persistentVolumeClaimRetentionPolicy"] = Value::Null;
+        for template in spec["volumeClaimTemplates"].as_array_mut().into_iter().flatten() {
+            template["metadata"]["labels"] = Value::Null;
+            template["metadata"]["annotations"] = Value::Null;
+            template["spec"]["resources"]["requests"]["storage"] = Value::Null;
+        }
+        spec
+    };
+    let sizes = |set: &Value| {
+        let templates = set["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
+        let size = |template: &Value| {
+            let written = template["spec"]["resources"]["requests"]["storage"].as_str();
+            written.and_then(|written| written.parse::<model::quantity::Quantity>().ok())
+        };
+        templates.iter().map(size).collect::<Vec<_>>()
+    };
+    let grown = sizes(old).iter().zip(&sizes(&case.new)).all(|(was, is)| was <= is);
+    if grown && fixed(old) == fixed(&case.new) {
+        take(theirs, "spec", "FieldValueForbidden");
+    }
+}
+
+/// A claim that grows is allowed here and forbidden there, and the rule says which: no recording has one.
+#[test]
+fn a_grown_claim_template_deviates_by_its_name() {
+    let line = fs::read_to_string(folder().join("validation.jsonl")).expect("the recorded cases");
+    let cases = line.lines().map(|line| serde_json::from_str::<Case>(line).expect("a case"));
+    let forbidden = |case: &Case| case.errors.iter().any(|e| e.field == "spec" && e.r#type == "FieldValueForbidden");
+    let mut case = cases.into_iter().find(|case| case.old.is_some() && forbidden(case)).expect("such a case");
+    case.new = case.old.clone().expect("an old set");
+    let resized = |case: &mut Case, size: &str| {
+        case.new["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] = size.into();
+    };
+    resized(&mut case, "2Gi");
+    assert!(matches!(judge(&case), Verdict::Deviate(name) if name == "claim_templates_grow"));
+    resized(&mut case, "1Mi");
+    assert!(matches!(judge(&case), Verdict::Deviate(name) if name == "immutable_field_is_named"), "it shrinks");
 }
 
 /// One mistake gives one error: what only follows from a missing or broken selector is not told as well.

@@ -48,6 +48,14 @@ pub fn new(name: &str, uid: String, chance: &mut Chance, plain: bool) -> Statefu
         if chance.one_in(4) {
             spec.pod_management_policy = "Parallel".to_owned();
         }
+        if chance.one_in(3) {
+            let mut other = spec.volume_claim_templates.first().cloned().unwrap_or_default();
+            other.metadata.get_or_insert_default().name = "wal".to_owned();
+            spec.volume_claim_templates.push(other);
+        }
+        if chance.one_in(3) {
+            volume_policy(&mut spec, chance);
+        }
         for _ in 0..chance.below(4) {
             change(&mut spec, chance);
         }
@@ -181,7 +189,7 @@ fn volume_policy(spec: &mut StatefulSetSpec, chance: &mut Chance) -> String {
     let (recreate, snapshot_before_update) = (chance.one_in(2), chance.one_in(2));
     let policy = StatefulSetVolumePolicy {
         on_node_lost: if recreate { "Recreate" } else { "" }.to_owned(),
-        recreate_after_seconds: recreate.then_some(chance.one_of(&[0, 5, 30])),
+        recreate_after_seconds: recreate.then_some(chance.one_of(&[0, 30, 120])),
         snapshot_before_update,
         restore_on_revert: snapshot_before_update && spec.auto_revert,
     };
