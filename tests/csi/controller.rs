@@ -12,6 +12,9 @@ use super::{
     world::{Call, nowhere},
 };
 
+/// Bytes, none of them written, against which what others do on the disk meanwhile is little.
+const PROMISE: i64 = 8 << 30;
+
 pub const CASES: &[Case] = &[
     Case::story("a volume has what was asked for", "size, id and topology of the answer", &[CREATE], made),
     Case::story("CreateVolume twice is one volume", "CreateVolume is idempotent by name", &[CREATE], twice),
@@ -233,11 +236,12 @@ fn capacity(w: &World) -> BoxFuture<'_, Result<()>> {
             let there = w.controller().get_capacity(request).await?.into_inner();
             ensure!(there.available_capacity == 0, "room on a node that is not this one: {there:?}");
         }
-        if w.profile.image && w.has(CREATE) {
-            w.create().await?;
+        if w.profile.image && w.has(CREATE) && here.available_capacity > 2 * PROMISE {
+            let capacity_range = Some(CapacityRange { required_bytes: PROMISE, limit_bytes: 0 });
+            w.create_of(CreateVolumeRequest { capacity_range, ..w.create_request(&w.name()) }).await?;
             let after = w.controller().get_capacity(request).await?.into_inner();
             let promised = here.available_capacity - after.available_capacity;
-            ensure!(promised > w.profile.size / 2, "a promised volume still counts as room: {promised}");
+            ensure!(promised > PROMISE / 2, "a promised volume still counts as room: {promised}");
         }
         Ok(())
     }
