@@ -175,4 +175,6 @@ pub fn is_single_node(access_modes: &[String]) -> bool {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

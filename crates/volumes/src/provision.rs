@@ -178,7 +178,9 @@ impl Inner {
         let controller = self.drivers.controller(driver, place).await?;
         let topology = self.topology(driver, node);
         let request = creation(claim, class, content, topology)?;
-        let lists = controller.can(Rpc::ListVolumes) && !self.index.has_foreign_ids(driver);
+        // A driver that no node has stands in for one in a cluster of hollow nodes, and holds nothing.
+        let hollow = self.drivers.is_central(driver) && self.drivers.nodes_of(driver).is_empty();
+        let lists = hollow || (controller.can(Rpc::ListVolumes) && !self.index.has_foreign_ids(driver));
         let before = if lists { None } else { Some(self.intend(claim, class, content, &request).await?) };
         let made = match tokio::time::timeout(PATIENCE, self.making(driver, place, request)?).await {
             Ok(Ok(made)) => made,

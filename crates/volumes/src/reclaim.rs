@@ -32,8 +32,6 @@ use crate::{
 
 /// How long a driver may say that a volume is still in use before that counts as a failure.
 const LETTING_GO: Duration = Duration::from_secs(60);
-/// Until a volume that could not be deleted is tried again.
-const FAILED: Duration = Duration::from_secs(30);
 /// Nodes that are asked whether they use a volume before it is deleted. A volume that more can reach is attached, or its
 /// driver looks after it.
 const MOST_NODES: usize = 3;
@@ -199,12 +197,10 @@ impl Reclaimer {
             Some(_) => {}
         }
         let why = format!("the data is not deleted: {error}; it is tried again");
-        if let Some(failed) = failed(volume, &why, Timestamp::now()) {
-            let guards = vec![self.leadership.guard.clone(), unchanged(volume)];
-            self.manager.inner.store.txn(Txn { guards, ops: vec![put(&failed)] }).await?;
-            tracing::warn!(volume = volume.name(), why);
-        }
-        Ok(Next::After(FAILED))
+        tracing::warn!(volume = volume.name(), why);
+        let failed = failed(volume, &why, Timestamp::now());
+        let guards = vec![self.leadership.guard.clone(), unchanged(volume)];
+        Ok(self.manager.inner.store.txn(Txn { guards, ops: vec![put(&failed)] }).await?.into())
     }
 
     /// Ends the object.

@@ -26,7 +26,7 @@ pub struct Around<'a> {
     pub attached: bool,
     /// Whether another volume object names the same data.
     pub shared: bool,
-    /// How long a volume that is being made is left alone by those that would end it, once its claim is not there.
+    /// How long a volume that nobody took is left alone, and one whose data could not be deleted.
     pub grace: std::time::Duration,
     /// Now.
     pub now: Timestamp,
@@ -95,11 +95,9 @@ fn pending(volume: &PersistentVolume, around: &Around<'_>) -> Reclaim {
     if let Known::Unreadable(_) = around.claim {
         return Reclaim::Keep;
     }
-    let since = volume.status.as_ref().and_then(|status| status.last_phase_transition_time.as_ref());
-    let age = since.map_or(std::time::Duration::ZERO, |since| age(since.timestamp(), around.now));
-    match around.grace.checked_sub(age) {
-        Some(left) if !left.is_zero() => Reclaim::Later(left),
-        _ => in_phase(
+    match rest(volume, around) {
+        Some(left) => Reclaim::Later(left),
+        None => in_phase(
             volume,
             "Released",
             "NotTaken",
@@ -128,7 +126,20 @@ fn released(volume: &PersistentVolume, around: &Around<'_>) -> Reclaim {
     {
         return Reclaim::Keep;
     }
-    if around.attached { Reclaim::Later(std::time::Duration::from_secs(5)) } else { Reclaim::Delete }
+    if around.attached {
+        return Reclaim::Later(std::time::Duration::from_secs(5));
+    }
+    match rest(volume, around).filter(|_| phase(volume) == "Failed") {
+        Some(left) => Reclaim::Later(left),
+        None => Reclaim::Delete,
+    }
+}
+
+/// How long the volume is still left alone in its phase; None: no longer.
+fn rest(volume: &PersistentVolume, around: &Around<'_>) -> Option<std::time::Duration> {
+    let since = volume.status.as_ref().and_then(|status| status.last_phase_transition_time.as_ref());
+    let age = since.map_or(std::time::Duration::ZERO, |since| age(since.timestamp(), around.now));
+    around.grace.checked_sub(age).filter(|left| !left.is_zero())
 }
 
 /// A volume that was never handed to its claim may end while the claim lives: the claim gets another.
@@ -177,13 +188,12 @@ fn moved(volume: &PersistentVolume, phase: &str, reason: &str, message: &str, no
     volume
 }
 
-/// A volume whose data could not be deleted; None if that is what it says already.
-pub fn failed(volume: &PersistentVolume, why: &str, now: Timestamp) -> Option<PersistentVolume> {
-    let status = volume.status.clone().unwrap_or_default();
-    if status.phase == "Failed" && status.message == why {
-        return None;
-    }
-    Some(moved(volume, "Failed", "DeleteFailed", why, now))
+/// A volume whose data could not be deleted.
+pub fn failed(volume: &PersistentVolume, why: &str, now: Timestamp) -> PersistentVolume {
+    let mut failed = moved(volume, "Failed", "DeleteFailed", why, now);
+    // Each failure is followed by its own rest.
+    failed.status.get_or_insert_default().last_phase_transition_time = Some(now.into());
+    failed
 }
 
 /// A volume that nothing holds any more, on its way out; None if somebody else holds it.

@@ -69,12 +69,12 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_volume_has_one_turn_at_a_time_and_leaves_nothing_behind() {
         let (turns, key) = (Turns::default(), VolumeKey::new("local", "pvc-1"));
         let first = turns.take(&key).await;
         let other = turns.take(&VolumeKey::new("local", "pvc-2")).await;
-        let late = tokio::time::timeout(Duration::from_secs(1), turns.take(&key)).await;
+        let late = tokio::time::timeout(Duration::from_millis(50), turns.take(&key)).await;
         assert!(late.is_err(), "two turns of one volume");
         drop(other);
         let next = tokio::spawn({
