@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use pb::{
     Kind, Object, ObjectExt,
     objects::{
-        Condition, Container, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, NodeStatus, ObjectMeta,
-        OwnerReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodSpec,
-        Quantity, ResourceRequirements, Volume,
+        Condition, Container, CsiPersistentVolumeSource, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+        NodeStatus, ObjectMeta, OwnerReference, PersistentVolume, PersistentVolumeClaim,
+        PersistentVolumeClaimVolumeSource, Pod, PodSpec, Quantity, ResourceRequirements, Volume,
     },
     scheduler::v1::{
         PlaceRequest, PlaceResponse, Placement, place_response::Result as Answer,
@@ -60,11 +60,18 @@ impl VolumeService for Volumes {
 
     async fn provision(&self, request: Request<ProvisionRequest>) -> Result<Response<ProvisionResponse>, Status> {
         let ProvisionRequest { claims, node_name } = request.into_inner();
+        let driver = match &*self.state.lock() {
+            State::Unbound(unbound) => unbound.driver.clone(),
+            State::Bound(_) | State::Problem(_) => String::new(),
+        };
         let pair = |mut claim: PersistentVolumeClaim| {
             let guards = vec![guard_to_pb(&unchanged(&claim))];
-            claim.spec.get_or_insert_default().volume_name = format!("on-{node_name}");
+            let name = format!("{}-on-{node_name}", claim.name());
+            claim.spec.get_or_insert_default().volume_name.clone_from(&name);
             let mut volume = PersistentVolume::default();
-            volume.meta_mut().name = format!("on-{node_name}");
+            volume.meta_mut().name = name;
+            let csi = CsiPersistentVolumeSource { driver: driver.clone(), ..CsiPersistentVolumeSource::default() };
+            volume.spec.get_or_insert_default().csi = Some(csi);
             ProvisionedClaim { claim: Some(claim), volume: Some(volume), guards }
         };
         Ok(Response::new(ProvisionResponse { claims: claims.into_iter().map(pair).collect() }))
@@ -268,7 +275,7 @@ async fn a_pod_that_fits_nowhere_says_why_once_and_is_bound_when_room_comes() {
     assert_eq!((node_of(&bound), waits_for(&bound)), ("a", None));
     let kv = cluster.store.get(&Key::object(Kind::PersistentVolumeClaim, "default", "www")).await.unwrap().unwrap();
     let bound_claim: PersistentVolumeClaim = decode(&kv).unwrap();
-    assert_eq!(bound_claim.spec.as_ref().unwrap().volume_name, "on-a");
+    assert_eq!(bound_claim.spec.as_ref().unwrap().volume_name, "www-on-a");
     assert_eq!(bound_claim.mod_revision(), bound.mod_revision(), "pod, claim and volume in one transaction");
     assert!(node_of(&cluster.pod("web-1").await).is_empty());
 }
@@ -320,4 +327,54 @@ async fn many_pods_at_once_are_spread_and_never_too_many() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_a_volume_of_the_node_to_be_given_back() {
+    let cluster = Cluster::start().await;
+    *cluster.volumes.state.lock() = State::Unbound(UnboundClaim { driver: "disk".into(), ..UnboundClaim::default() });
+    let mut small = node("a", "8");
+    let allocatable = &mut small.status.as_mut().unwrap().allocatable;
+    allocatable.insert("attachable-volumes-csi-disk".into(), Quantity::from("2"));
+    let names: Vec<String> = (0..4).map(|k| format!("web-{k}")).collect();
+    let mut ops = vec![put(&small)];
+    for name in &names {
+        ops.extend([put(&claim(name)), put(&pod(name, "1m", Some(name)))]);
+    }
+    cluster.write(ops).await;
+
+    let text = "0/1 nodes are available: 1 node(s) exceed max volume count.";
+    let count = async |holds: fn(&Pod) -> bool| {
+        let mut found = Vec::new();
+        for name in &names {
+            if let Some(kv) = cluster.store.get(&Key::object(Kind::Pod, "default", name)).await.unwrap() {
+                found.extend(Some(decode::<Pod>(&kv).unwrap()).filter(holds));
+            }
+        }
+        found
+    };
+    let bound = in_time(async {
+        loop {
+            let bound = count(|pod| !node_of(pod).is_empty()).await;
+            assert!(bound.len() <= 2, "{bound:?}");
+            if bound.len() == 2
+                && count(|pod| waits_for(pod).is_some_and(|why| why.contains("max volume"))).await.len() == 2
+            {
+                return bound;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for waiting in count(|pod| node_of(pod).is_empty()).await {
+        assert_eq!(waits_for(&waiting), Some(text));
+    }
+    cluster.write(vec![delete(&bound[0])]).await;
+    in_time(async {
+        while count(|pod| !node_of(pod).is_empty()).await.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(count(|pod| node_of(pod).is_empty()).await.len(), 1);
 }
