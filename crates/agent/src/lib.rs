@@ -2,10 +2,11 @@
 //!
 //! What to do next with a pod is decided by `plan::node`, a pure function of what is wanted and what is observed; this
 //! crate observes and acts. One worker per pod acts serially; pods do not wait for each other. Invariants that live
-//! here: no container of a pod starts that the API service has not named since the agent started (I1); a container
-//! starts only with its own volume really mounted (I5); a pod counts as stopped only when the runtime says that its
-//! sandbox is gone and no volume is mounted (I20, I21). Pods survive a restart of the agent: all that it needs to know
-//! is kept by the runtime (labels) and the kernel (mounts).
+//! here: no container of a pod starts that the API service has not named since the agent started (I1); a driver gets at
+//! most one call at a time for a volume (I4); a container starts only with its own volume really mounted (I5); a pod
+//! counts as stopped only when the runtime says that its sandbox is gone and no volume is mounted (I20, I21). Pods survive
+//! a restart of the agent: all that it needs to know is kept by the runtime (labels), the kernel (mounts) and notes that
+//! are on the disk before a volume's driver is called.
 
 mod access;
 mod act;

@@ -45,8 +45,10 @@ pub struct State {
     pub registered: Vec<RegistrationStatus>,
     /// Deadlines that came with controller calls.
     pub deadlines: Vec<String>,
-    /// Volumes that are in the midst of a call; two at once would be a mistake of the agent.
+    /// Volumes that are in the midst of a call.
     busy: Vec<String>,
+    /// Calls that came while another for the volume was in flight: a mistake of the agent, unless it had given that one up.
+    pub collisions: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -101,12 +103,15 @@ impl Driver {
         self.state.lock().calls.iter().filter(|made| made.starts_with(call)).count()
     }
 
-    fn enter(&self, call: &str, volume: &str) -> Busy {
+    fn enter(&self, call: &str, volume: &str) -> Result<Busy, Status> {
         let mut state = self.state.lock();
         state.calls.push(format!("{call} {volume}"));
-        assert!(!state.busy.contains(&volume.to_owned()), "two calls at once for {volume}: {:?}", state.calls);
+        if state.busy.contains(&volume.to_owned()) {
+            state.collisions.push(format!("{call} {volume}"));
+            return Err(Status::aborted("another call for the volume is in flight"));
+        }
         state.busy.push(volume.to_owned());
-        Busy { state: self.state.clone(), volume: volume.to_owned() }
+        Ok(Busy { state: self.state.clone(), volume: volume.to_owned() })
     }
 }
 
@@ -207,7 +212,7 @@ impl Node for Driver {
         request: Request<NodeStageVolumeRequest>,
     ) -> Result<Response<NodeStageVolumeResponse>, Status> {
         let request = request.into_inner();
-        let _busy = self.enter("NodeStageVolume", &request.volume_id);
+        let _busy = self.enter("NodeStageVolume", &request.volume_id)?;
         let data = self.data(&request.volume_id);
         if !data.exists() {
             return Err(Status::data_loss(format!("volume {}: its folder is gone", request.volume_id)));
@@ -230,7 +235,7 @@ impl Node for Driver {
         request: Request<NodeUnstageVolumeRequest>,
     ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
         let request = request.into_inner();
-        let _busy = self.enter("NodeUnstageVolume", &request.volume_id);
+        let _busy = self.enter("NodeUnstageVolume", &request.volume_id)?;
         unbind(Path::new(&request.staging_target_path)).map_err(internal)?;
         Ok(Response::new(NodeUnstageVolumeResponse {}))
     }
@@ -240,7 +245,7 @@ impl Node for Driver {
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
         let request = request.into_inner();
-        let _busy = self.enter("NodePublishVolume", &request.volume_id);
+        let _busy = self.enter("NodePublishVolume", &request.volume_id)?;
         let target = Path::new(&request.target_path);
         if self.state.lock().lies {
             fs::create_dir_all(target).map_err(internal)?;
@@ -255,7 +260,7 @@ impl Node for Driver {
         request: Request<NodeUnpublishVolumeRequest>,
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
         let request = request.into_inner();
-        let _busy = self.enter("NodeUnpublishVolume", &request.volume_id);
+        let _busy = self.enter("NodeUnpublishVolume", &request.volume_id)?;
         unbind(Path::new(&request.target_path)).map_err(internal)?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
@@ -265,7 +270,7 @@ impl Node for Driver {
         request: Request<NodeGetVolumeStatsRequest>,
     ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
         let request = request.into_inner();
-        let _busy = self.enter("NodeGetVolumeStats", &request.volume_id);
+        let _busy = self.enter("NodeGetVolumeStats", &request.volume_id)?;
         if !is_mounted(Path::new(&request.volume_path)) {
             return Err(Status::not_found(format!("nothing at {}", request.volume_path)));
         }
@@ -278,7 +283,7 @@ impl Node for Driver {
         request: Request<NodeExpandVolumeRequest>,
     ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
         let request = request.into_inner();
-        let _busy = self.enter("NodeExpandVolume", &request.volume_id);
+        let _busy = self.enter("NodeExpandVolume", &request.volume_id)?;
         let bytes = request.capacity_range.map_or(0, |range| range.required_bytes);
         self.state.lock().expanded = Some(bytes);
         Ok(Response::new(NodeExpandVolumeResponse { capacity_bytes: bytes }))

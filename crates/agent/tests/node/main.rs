@@ -104,6 +104,11 @@ impl Node {
 
     /// Nothing of any pod is left on the machine.
     fn assert_clean(&self) {
+        {
+            let state = self.driver.state.lock();
+            let collisions = if state.silent_after_stage { &[][..] } else { &state.collisions };
+            assert!(collisions.is_empty(), "two calls for one volume at once: {collisions:?}");
+        }
         assert_eq!(self.machine.tasks(), Vec::<String>::new());
         let containers = self.machine.ctr(&["containers", "list", "-q"]);
         assert_eq!(containers.trim(), "");
