@@ -139,7 +139,6 @@ pub(crate) fn refusal(node: &str, what: &str, status: &Status) -> CallError {
         | Code::FailedPrecondition
         | Code::OutOfRange
         | Code::Unimplemented
-        | Code::DataLoss
         | Code::Unauthenticated) => CallError::Refused { code, message },
         code => CallError::Uncertain { message: format!("{message} ({code:?})") },
     }

@@ -39,12 +39,14 @@ const WAITS: Duration = Duration::from_secs(2);
 const ASKED: usize = 8;
 /// How long an agent may take to say whether a volume is in use.
 const INSPECTION: Duration = Duration::from_secs(5);
+/// How often a copy may break off in the middle.
+const BREAKS: u32 = 10;
 
 /// Works until leadership is lost.
 pub(crate) async fn run(manager: VolumeManager, leadership: Leadership) {
     // An operation that comes to nothing for so long ends: its claim is needed.
     let patience = manager.inner.settings.call * 3;
-    let operator = Operator { manager, leadership: leadership.clone(), patience, since: Mutex::default() };
+    let operator = Operator { manager, leadership: leadership.clone(), patience, troubles: Mutex::default() };
     work(operator, leadership).await;
 }
 
@@ -52,8 +54,18 @@ struct Operator {
     manager: VolumeManager,
     leadership: Leadership,
     patience: Duration,
-    /// By the id of an operation: since when calls for it come to nothing.
-    since: Mutex<BTreeMap<String, Instant>>,
+    /// By the id of an operation: how its calls went wrong.
+    troubles: Mutex<BTreeMap<String, Troubles>>,
+}
+
+/// How the calls of an operation went wrong.
+#[derive(Default)]
+struct Troubles {
+    /// Since when they come to nothing.
+    since: Option<Instant>,
+    /// How often a call that had begun well broke off.
+    breaks: u32,
+    begun: bool,
 }
 
 /// What is looked at.
@@ -333,10 +345,10 @@ impl Operator {
     async fn went_wrong(&self, facts: &Facts, error: CallError) -> Result<Next, Trouble> {
         let key = Key::of(&*facts.claim);
         let Some(facts) = self.facts(&key).await?.filter(|now| now.operation.id == facts.operation.id) else {
+            self.forget(facts);
             return Ok(Next::Done);
         };
-        let since = *self.since.lock().entry(facts.operation.id.clone()).or_insert_with(Instant::now);
-        if error.refused().is_none() && since.elapsed() < self.patience {
+        if error.refused().is_none() && self.bears(&facts.operation.id) {
             return Err(error.into());
         }
         self.forget(&facts);
@@ -348,8 +360,25 @@ impl Operator {
         self.write(&facts, &change).await
     }
 
-    /// Something went well: patience begins anew.
+    /// Notes that a call came to nothing; whether it is made again.
+    fn bears(&self, id: &str) -> bool {
+        let mut troubles = self.troubles.lock();
+        let trouble = troubles.entry(id.to_owned()).or_default();
+        trouble.breaks += u32::from(std::mem::take(&mut trouble.begun));
+        let since = *trouble.since.get_or_insert_with(Instant::now);
+        since.elapsed() < self.patience && trouble.breaks < BREAKS
+    }
+
+    /// A copy is under way: patience begins anew.
+    fn begun(&self, id: &str) {
+        let mut troubles = self.troubles.lock();
+        let trouble = troubles.entry(id.to_owned()).or_default();
+        trouble.since = None;
+        trouble.begun = true;
+    }
+
+    /// A call was done, or the operation has ended.
     fn forget(&self, facts: &Facts) {
-        self.since.lock().remove(&facts.operation.id);
+        self.troubles.lock().remove(&facts.operation.id);
     }
 }

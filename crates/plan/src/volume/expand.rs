@@ -178,6 +178,8 @@ fn begin(view: &View<'_>, state: State<'_>, size: i64) -> Step {
     };
     let refused = with_status(claim, |status| {
         stop(status);
+        // Without a size: it is thought of anew at every look.
+        status.allocated_resource_statuses.insert(STORAGE.to_owned(), INFEASIBLE.to_owned());
         set_condition(status, RESIZE_ERROR, reason, message, view.now);
     });
     written(claim, refused)

@@ -59,7 +59,7 @@ impl Operator {
                 Ok(Err(status)) => return Err(refusal(to, WHAT, &status).into()),
                 Err(_) => return Err(silent(to, silence).into()),
             };
-            self.forget(facts);
+            self.begun(&facts.operation.id);
             proven |= answer.verified;
             if proven || written.elapsed() >= PROGRESS {
                 written = Instant::now();

@@ -227,7 +227,8 @@ impl World {
         assert_eq!(self.disks.get(&own), Some(&self.truth), "the claim's data is not what it was: {self:#?}");
         let spots: BTreeSet<_> = self.volumes.values().map(spot).collect();
         assert_eq!(spots.len(), self.volumes.len(), "two objects name one place");
-        let kept = self.volumes.values().filter(|volume| volume.metadata.as_ref().unwrap().annotations.contains_key(KEEP));
+        let kept =
+            self.volumes.values().filter(|volume| volume.metadata.as_ref().unwrap().annotations.contains_key(KEEP));
         for volume in kept {
             assert!(self.disks.contains_key(&spot(volume)), "what was to be kept is gone");
         }
@@ -446,7 +447,8 @@ fn a_restore_keeps_what_was_there() {
 
 #[test]
 fn what_cannot_be_done_ends_with_advice() {
-    let cases: [(fn(&mut World), Option<&str>, &str); 6] = [
+    type Before = fn(&mut World);
+    let cases: [(Before, Option<&str>, &str); 6] = [
         (|_| {}, Some("n9"), "choose another"),
         (|world| world.happen(Event::Off(1, true)), Some("n2"), "out of service"),
         (|_| {}, Some("n1"), "start the pod there"),
