@@ -89,7 +89,9 @@ fn of(template: Option<&PodTemplateSpec>) -> String {
 fn claim(claim: &PersistentVolumeClaim) -> String {
     let going = if claim.is_terminating() { ", to go" } else { "" };
     let bound = if claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_empty()) { "unbound" } else { "bound" };
-    format!("{bound}{}{going}", owners(claim))
+    let capacity = claim.status.as_ref().and_then(|status| status.capacity.get("storage"));
+    let size = capacity.map(|size| format!(", {}", size.value)).unwrap_or_default();
+    format!("{bound}{size}{}{going}", owners(claim))
 }
 
 fn pod(pod: &Pod) -> String {

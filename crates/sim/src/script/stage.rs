@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     ports::{self, SimHost},
+    storage,
     wire::{Authors, Wire},
     witness::Witness,
 };
@@ -254,6 +255,9 @@ impl Stage {
             self.collect()?;
             self.nodes()?;
             self.schedule();
+            for Txn { guards, ops } in storage::settle(&self.store) {
+                self.commit(guards, ops, Actor::Other);
+            }
             self.watch()?;
             let quiet = self.store.revision() == before;
             if !quiet {

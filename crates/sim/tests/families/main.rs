@@ -33,6 +33,7 @@
 //! | revisions: first, none, change, roll back, collision with equal and with other data, history limit, adoption | `revisions` |
 //! | rolling update, OnDelete, partition, maxUnavailable, minReadySeconds, roll back, Recreate; healing, pause, deadline | `update` |
 //! | adoption, release, deletion of the set | `members` |
+//! | (Berth's own) claims that grow, data that is kept | `volumes` |
 //! | what the caches show is no longer so | `meanwhile`: others act between any two calls of the controller |
 
 mod claims;
@@ -42,6 +43,7 @@ mod meanwhile;
 mod members;
 mod revisions;
 mod update;
+mod volumes;
 
 use sim::script::{Faults, Story};
 
