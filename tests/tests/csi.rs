@@ -94,8 +94,18 @@ impl Own {
             }
         }
         left.extend(mounts(self.folder.path())?.iter().map(|point| format!("mount {}", point.display())));
-        left.extend(loops(self.folder.path())?.into_iter().map(|device| format!("loop device {device}")));
         Ok(left)
+    }
+
+    /// Waits until no loop device is left: whoever lists devices has them open for a moment.
+    async fn freed(&self) -> Result<()> {
+        let freed = async {
+            while !loops(self.folder.path())?.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(10), freed).await.context("a loop device is left")?
     }
 }
 
@@ -182,6 +192,7 @@ async fn conforms(role: &str, parameters: &[(&str, &str)], size: i64) {
     let world = World::new(&own.endpoint(), profile, folder).await.expect("the driver says what it can");
     let failed = run(&world).await;
     drop(other);
+    own.freed().await.expect("no loop device is left");
     let left = own.leftovers().expect("look at what is left");
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     assert!(left.is_empty(), "left behind: {left:#?}");

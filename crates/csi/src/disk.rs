@@ -230,7 +230,11 @@ impl Disk {
         loopdev::detach_unused(&image)?;
         let in_use = match mounts::in_use(&place).map_err(io_error("read the mounts of", &place))? {
             Some(at) => Some(at.display().to_string()),
-            None => loopdev::find(&image)?.map(|device| device.path.display().to_string()),
+            None => match loopdev::find(&image)? {
+                // In mounts that are not seen here, such as those of a container.
+                Some(device) if loopdev::is_mounted(&device)? => Some(device.path.display().to_string()),
+                _ => None,
+            },
         };
         if let Some(at) = in_use {
             return Err(Error::InUse { id: id.clone(), at });
