@@ -85,8 +85,8 @@ fn state(set: &SetView, template: &ClaimTemplate, ordinal: Ordinal, claim: &Clai
 /// Finds the claims that do not fit, and how far the walk is.
 pub(super) fn find(draft: &Draft<'_>) -> Growth {
     let set = &draft.snapshot.set;
-    let mut growth = Growth::default();
-    growth.status = set.claim_templates.iter().map(|template| count(draft, template)).collect();
+    let status = set.claim_templates.iter().map(|template| count(draft, template)).collect();
+    let mut growth = Growth { status, ..Growth::default() };
     if set.paused || set.deleting {
         return growth;
     }
