@@ -6,7 +6,11 @@ use pb::{
     Kind, ObjectExt,
     objects::{PersistentVolume, PersistentVolumeClaim, Pod, StorageClass},
 };
-use plan::volume::{self, lost::Nodes};
+use plan::volume::{
+    self,
+    attach::{self, volume_of},
+    lost::Nodes,
+};
 use runtime::{Leadership, feed::list_all};
 use store::{
     Key, Prefix, Revision, Txn, TxnOutcome,
@@ -88,6 +92,12 @@ impl Inner {
         }
         let guards = vec![leadership.guard.clone(), unchanged(before)];
         self.store.txn(Txn { guards, ops: vec![put(after)] }).await
+    }
+
+    /// A node that a volume is attached to.
+    pub(crate) fn attached_to(&self, volume: &str) -> Option<String> {
+        let all = self.attachments.all();
+        all.iter().find(|one| volume_of(one) == volume).map(|one| attach::node_of(one).to_owned())
     }
 
     /// Waits until the caches of what may use a claim show every pod and attachment that the store has now. The store is

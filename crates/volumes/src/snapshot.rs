@@ -161,7 +161,8 @@ impl Snapshotter {
     }
 
     async fn create(&self, snapshot: &VolumeSnapshot, asked: Asked) -> Result<Next, Trouble> {
-        match self.ask_driver(asked).await {
+        let volume = snapshot.status.as_ref().map_or("", |status| status.volume_name.as_str());
+        match self.ask_driver(asked, volume).await {
             Ok(made) => {
                 tracing::info!(
                     snapshot = snapshot.name(),
@@ -198,8 +199,11 @@ impl Snapshotter {
         Ok(volume.object().and_then(|volume| Some(volume.spec.as_ref()?.csi.as_ref()?.volume_handle.clone())))
     }
 
-    async fn ask_driver(&self, asked: Asked) -> Result<csi::Snapshot, CallError> {
-        let place = asked.reachable.as_ref().map_or(Place::Anywhere, Place::Reachable);
+    async fn ask_driver(&self, asked: Asked, volume: &str) -> Result<csi::Snapshot, CallError> {
+        // Where a volume is mounted, its driver can make what is written to it stand still for a moment.
+        let attached = self.manager.inner.attached_to(volume);
+        let anywhere = || asked.reachable.as_ref().map_or(Place::Anywhere, Place::Reachable);
+        let place = attached.as_deref().map_or_else(anywhere, Place::Node);
         let controller = self.manager.inner.drivers.controller(&asked.driver, place).await?;
         if !controller.can(Rpc::CreateDeleteSnapshot) {
             let message = format!("the CSI driver {:?} cannot make snapshots", asked.driver);

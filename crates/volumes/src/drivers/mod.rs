@@ -227,7 +227,10 @@ impl Drivers {
             ));
         }
         let near: Vec<&Arc<Node>> = serving.into_iter().filter(|node| self.is_near(node, driver, place)).collect();
-        match (near.iter().find(|node| is_ready(node)), near.first()) {
+        // Where any node would do, the one that was named is better: it may have the volume mounted.
+        let named = |node: &Node| matches!(place, Place::Node(name) if name == node.name());
+        let ready = || near.iter().filter(|node| is_ready(node));
+        match (ready().find(|node| named(node)).or_else(|| ready().next()), near.first()) {
             (Some(node), _) => Ok(node.name().to_owned()),
             (None, Some(down)) => nobody(format!(
                 "node {:?} is not reachable, and the CSI driver {driver:?} is called there; it is tried again when the \
