@@ -77,10 +77,9 @@ async fn a_claim_grows_whatever_the_driver_does_and_a_new_leader_goes_on() {
     cluster.driver.state.lock().data.staged.insert(("n1".into(), "pvc-uid-1".into()), GIB);
     cluster.create(&pod("web-1", "n1", "www-web-1")).await;
     until_capacity(&cluster, "2Gi").await;
-    let state = cluster.driver.state.lock();
-    assert_eq!(state.data.staged.values().copied().collect::<Vec<_>>(), [2 * GIB]);
-    assert_eq!(state.broken, Vec::<String>::new());
-    drop(state);
+    let grown: Vec<i64> = cluster.driver.state.lock().data.staged.values().copied().collect();
+    assert_eq!(grown, [2 * GIB]);
+    assert_eq!(cluster.driver.state.lock().broken, Vec::<String>::new());
     let status = stored(&cluster).await.status.unwrap();
     assert!(status.conditions.is_empty() && status.allocated_resource_statuses.is_empty(), "{status:?}");
     cluster.end().await;
@@ -151,10 +150,8 @@ async fn a_snapshot_is_made_once_and_goes_with_its_data() {
 
     cluster.driver.will("DeleteSnapshot", [Fault::DoneButError(Code::Internal), Fault::Silent]);
     delete_snapshot(&cluster, "s1").await;
-    let state = cluster.driver.state.lock();
-    assert!(state.data.snapshots.is_empty());
-    assert_eq!(state.broken, Vec::<String>::new());
-    drop(state);
+    assert!(cluster.driver.state.lock().data.snapshots.is_empty());
+    assert_eq!(cluster.driver.state.lock().broken, Vec::<String>::new());
     cluster.end().await;
 }
 
