@@ -203,8 +203,36 @@ impl Attacher {
         drop(turn);
         match result {
             Ok(metadata) => self.write(attachment, put(&attached(attachment, metadata))).await,
+            Err(error @ CallError::Refused { .. }) => match self.node_id(&csi.driver, node_of(attachment)) {
+                Some(node_id) if node_id != node_id_of(attachment) => self.rename(csi, attachment, node_id).await,
+                _ => self.went_wrong(attachment, error).await,
+            },
             Err(error) => self.went_wrong(attachment, error).await,
         }
+    }
+
+    /// The driver knows the node by another name than it did when the attachment was made, and refuses the old one. What
+    /// may be attached under the old one is undone first.
+    async fn rename(
+        &self,
+        csi: &CsiPersistentVolumeSource,
+        attachment: &VolumeAttachment,
+        node_id: String,
+    ) -> Result<Next, Trouble> {
+        let drivers = &self.manager.inner.drivers;
+        let turn = drivers.turn(&VolumeKey::new(&csi.driver, volume_of(attachment))).await;
+        let called = async {
+            let controller = drivers.controller(&csi.driver, Place::Node(node_of(attachment))).await?;
+            controller.unpublish(&csi.volume_handle, &node_id_of(attachment)).await
+        };
+        let result = called.await;
+        drop(turn);
+        if let Err(error) = result {
+            return self.went_wrong(attachment, error).await;
+        }
+        let mut renamed = attachment.clone();
+        renamed.meta_mut().annotations.insert(NODE_ID.to_owned(), node_id);
+        self.write(attachment, put(&renamed)).await
     }
 
     async fn unpublish(
