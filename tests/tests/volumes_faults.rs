@@ -25,7 +25,7 @@ use tokio::time::Instant;
 /// A call that is never answered costs one timeout, and a life has a dozen of calls.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// The services' patience with a driver, in seconds.
-const TIMEOUT: &str = "4";
+const TIMEOUT: &str = "3";
 const REPLICAS: usize = 2;
 
 /// What every life asks a driver for.
