@@ -1,7 +1,8 @@
 //! Canaries that write without end, while people and machines do to them what they do: nothing that was acknowledged is
 //! ever lost, and no two writers ever write at once.
 //!
-//! `SEED=` repeats a run, `CANARY_OPS=` says how many operations there are, `CANARY_ON=` on which storage alone.
+//! `SEED=` repeats a run, `CANARY_OPS=` says how many operations there are, `CANARY_ON=local` on which storage alone, and
+//! `CANARY_WITHOUT=snapshot,restore` leaves out operations that have one of these words.
 
 use std::process::Command;
 

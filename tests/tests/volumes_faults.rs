@@ -2,7 +2,7 @@
 //!
 //! For each fault there is a driver of its own, on all nodes, whose first call of every kind for each volume ends with
 //! that fault. Its set lives a whole life: volumes are made, attached, staged, published, grown, snapshot, and all of it
-//! again backwards. All drivers are at work at the same time.
+//! again backwards. All drivers are at work at the same time; `FAULT=crash` has one of them alone.
 
 use std::{path::Path, time::Duration};
 
