@@ -27,8 +27,8 @@ pub mod ports;
 pub mod step;
 pub mod stranded;
 mod tell;
-mod triggers;
 pub mod tried;
+mod triggers;
 pub mod write;
 
 pub use config::{Config, serve as run};

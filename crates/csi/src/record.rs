@@ -25,6 +25,13 @@ pub struct Volume {
     pub capacity: u64,
     /// What it began with.
     pub source: Option<Source>,
+    /// Whether it was ever staged, or may have been. What never was holds nobody's data.
+    #[serde(default = "yes")]
+    pub staged: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A snapshot.
@@ -82,12 +89,12 @@ impl Volume {
     /// A volume made now.
     pub fn new(id: VolumeId, kind: Kind, capacity: u64, source: Option<Source>) -> Self {
         let instance = Uuid::new_v4().to_string();
-        Self { id, instance, created_at: Timestamp::now().to_string(), kind, capacity, source }
+        Self { id, instance, created_at: Timestamp::now().to_string(), kind, capacity, source, staged: false }
     }
 
     /// A volume that no driver made.
     pub fn found(id: VolumeId, kind: Kind, capacity: u64) -> Self {
-        Self { id, instance: String::new(), created_at: String::new(), kind, capacity, source: None }
+        Self { id, instance: String::new(), created_at: String::new(), kind, capacity, source: None, staged: true }
     }
 }
 

@@ -112,6 +112,25 @@ async fn a_volume_that_nobody_took_is_adopted_and_deleted_and_a_late_writer_fail
     cluster.end().await;
 }
 
+/// The store was lost, or a person deleted the object of a volume that is to be retained: the data is all that is left.
+#[tokio::test]
+async fn a_volume_that_was_used_is_adopted_and_kept() {
+    let cluster = Cluster::start(DriverKind::Local).await;
+    let data = support::Disk { name: "pvc-uid-7".into(), ..support_disk() };
+    {
+        let mut state = cluster.driver.state.lock();
+        state.disks.insert(("n1".into(), "pvc-uid-7".into()), data);
+        state.used.insert("pvc-uid-7".into());
+    }
+    cluster.until("it has an object", async || !cluster.all::<PersistentVolume>().await.is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let adopted = cluster.all::<PersistentVolume>().await;
+    let policy = adopted[0].spec.as_ref().map(|spec| spec.persistent_volume_reclaim_policy.as_str());
+    assert_eq!((adopted.len(), policy), (1, Some("Retain")));
+    assert_eq!(cluster.driver.calls("DeleteVolume"), 0);
+    cluster.end().await;
+}
+
 fn support_disk() -> support::Disk {
     support::Disk { name: "precious".into(), bytes: 1, content: None, parameters: Default::default() }
 }

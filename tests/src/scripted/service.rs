@@ -280,8 +280,17 @@ impl Controller for Driver {
 
     async fn list_volumes(&self, _: Request<csi::ListVolumesRequest>) -> Answer<csi::ListVolumesResponse> {
         let ids = self.state.ids("volumes").map_err(mishap)?;
-        let entry = |volume_id| csi::list_volumes_response::Entry {
-            volume: Some(csi::Volume { volume_id, ..Default::default() }),
+        // What holds no file was never used.
+        let unused = |id: &str| {
+            let empty = std::fs::read_dir(self.state.data(id)).is_ok_and(|mut files| files.next().is_none());
+            empty.then(|| ("volume.berth.dev/unused".to_owned(), "true".to_owned()))
+        };
+        let entry = |volume_id: String| csi::list_volumes_response::Entry {
+            volume: Some(csi::Volume {
+                volume_context: unused(&volume_id).into_iter().collect(),
+                volume_id,
+                ..Default::default()
+            }),
             status: None,
         };
         Ok(Response::new(csi::ListVolumesResponse {

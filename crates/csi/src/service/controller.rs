@@ -34,6 +34,9 @@ use crate::{
 
 /// Entries of a page when the caller does not say.
 const PAGE: usize = 1000;
+/// In the context of a listed volume: it was never staged, so nobody's data is in it. The volume manager deletes without
+/// asking only such volumes, when nobody knows them.
+const UNUSED: &str = "volume.berth.dev/unused";
 /// What a token of a page begins with. The id of the entry before follows.
 const TOKEN: &str = "after:";
 
@@ -56,7 +59,7 @@ impl Controller for Driver {
         } else {
             let instance = String::new();
             let (created_at, capacity) = (String::new(), range.required);
-            let volume = Volume { id, instance, created_at, kind, capacity, source };
+            let volume = Volume { id, instance, created_at, kind, capacity, source, staged: false };
             describe(policy, node.as_deref(), &volume)
         };
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
@@ -176,10 +179,11 @@ impl Controller for Driver {
                             published_node_ids,
                             volume_condition: Some(condition),
                         };
-                        entries.push(list_volumes_response::Entry {
-                            volume: Some(describe(policy, Some(&node.name), &volume)),
-                            status: Some(status),
-                        });
+                        let mut told = describe(policy, Some(&node.name), &volume);
+                        if !volume.staged {
+                            told.volume_context.insert(UNUSED.to_owned(), "true".to_owned());
+                        }
+                        entries.push(list_volumes_response::Entry { volume: Some(told), status: Some(status) });
                     }
                 }
                 Ok((entries, next))

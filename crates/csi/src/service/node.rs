@@ -81,6 +81,10 @@ impl Node for Driver {
             let volume = meant(policy, node, &id, &request.volume_context)?;
             used.suits(volume.kind)?;
             attached(policy, node, &id)?;
+            if !volume.staged {
+                // Before there can be data in it.
+                node.disk.rewrite(&id, &Volume { staged: true, ..volume.clone() })?;
+            }
             staging::stage(&node.disk, &volume, &staging, &used.options)
         })
         .await?;

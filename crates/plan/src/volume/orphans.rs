@@ -2,10 +2,11 @@
 //!
 //! A volume is made before the transaction that writes its object. If that transaction never comes, the driver has a
 //! volume too many. It is adopted after two looks: an object is written for it, Released, and reclaiming goes its usual
-//! way. Every transaction that binds a new volume rests on there being no object of its name, so a late one fails.
+//! way: it is deleted if the driver says that it was never used, else kept for a person to decide. It may be the data of
+//! an object that a person deleted, or of a store that was lost. Every transaction that binds a new volume rests on there being no object of its name, so a late one fails.
 //!
 //! Must never: adopt a volume that an object names, or that a claim may still get from someone whose transaction would
-//! not fail then; adopt what Berth did not name.
+//! not fail then; adopt what Berth did not name; have data deleted that somebody may have written.
 
 use std::collections::BTreeMap;
 
@@ -70,6 +71,9 @@ pub fn may_be_taken(claim: &PersistentVolumeClaim) -> bool {
     held(claim).is_some()
 }
 
+/// In the context of a listed volume: the driver knows that it was never staged.
+pub const UNUSED: &str = "volume.berth.dev/unused";
+
 /// The object for a volume that nobody took. `namesake` says that an object of the volume's name exists (of the same
 /// volume elsewhere): then it gets a name of its own.
 pub fn adopted(
@@ -84,6 +88,15 @@ pub fn adopted(
     let id = &volume.volume_id;
     let name = if namesake { format!("{id}-{}", digest(&[listing.driver, node, id].join("\n"))) } else { id.clone() };
     let owner = id.strip_prefix("pvc-").unwrap_or_default();
+    let unused = volume.volume_context.get(UNUSED).is_some_and(|unused| unused == "true");
+    let (policy, message) = if unused {
+        ("Delete", "the driver had this volume, unused, and no object named it; it is deleted".to_owned())
+    } else {
+        let how = "to delete it, set spec.persistentVolumeReclaimPolicy to Delete";
+        ("Retain", format!("the driver had this volume and no object named it: the data in it is kept; {how}"))
+    };
+    let mut context = volume.volume_context.clone();
+    context.remove(UNUSED);
     let capacity = (volume.capacity_bytes > 0)
         .then(|| (STORAGE.to_owned(), Quantity { value: volume.capacity_bytes.to_string() }));
     PersistentVolume {
@@ -101,7 +114,7 @@ pub fn adopted(
             csi: Some(CsiPersistentVolumeSource {
                 driver: listing.driver.to_owned(),
                 volume_handle: id.clone(),
-                volume_attributes: volume.volume_context.clone(),
+                volume_attributes: context,
                 ..CsiPersistentVolumeSource::default()
             }),
             claim_ref: Some(ObjectReference {
@@ -110,7 +123,7 @@ pub fn adopted(
                 api_version: "v1".to_owned(),
                 ..ObjectReference::default()
             }),
-            persistent_volume_reclaim_policy: "Delete".to_owned(),
+            persistent_volume_reclaim_policy: policy.to_owned(),
             volume_mode: Some("Filesystem".to_owned()),
             node_affinity: place.map(|required| VolumeNodeAffinity { required: Some(required) }),
             ..PersistentVolumeSpec::default()
@@ -118,7 +131,7 @@ pub fn adopted(
         status: Some(PersistentVolumeStatus {
             phase: "Released".to_owned(),
             reason: "Adopted".to_owned(),
-            message: "the driver had this volume and no object named it; it is deleted".to_owned(),
+            message,
             last_phase_transition_time: Some(now.into()),
         }),
         ..PersistentVolume::default()

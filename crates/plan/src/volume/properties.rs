@@ -305,6 +305,10 @@ proptest! {
             let around = ReclaimAround {
                 claim: Known::Absent, attached: false, shared: false, grace: Duration::ZERO, now: at(0),
             };
+            prop_assert_eq!(reclaim(&adopted, &around), Reclaim::Keep, "somebody may have written to it");
+            let mut unused = unknown.clone();
+            unused.volume_context.insert(orphans::UNUSED.to_owned(), "true".to_owned());
+            let adopted = orphans::adopted(&listing, &unused, false, None, "u", at(0));
             prop_assert_eq!(reclaim(&adopted, &around), Reclaim::Delete);
         }
     }

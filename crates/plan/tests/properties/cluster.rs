@@ -345,7 +345,8 @@ impl Cluster {
 
     /// The node reports another phase or readiness of a pod. One that has ended has ended: nodes start no pod again.
     pub fn report(&mut self, name: &str, phase: &str, ready: bool) {
-        let ended = |pod: &Pod| pod.status.as_ref().is_some_and(|s| ["Failed", "Succeeded"].contains(&s.phase.as_str()));
+        let ended =
+            |pod: &Pod| pod.status.as_ref().is_some_and(|s| ["Failed", "Succeeded"].contains(&s.phase.as_str()));
         if self.pods.get(name).is_some_and(ended) {
             return;
         }

@@ -37,6 +37,8 @@ pub enum Fault {
     Nonsense,
 }
 
+use plan::volume::orphans::UNUSED;
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Volumes belong to nodes; it lists them and their ids are their names.
@@ -60,6 +62,8 @@ pub struct State {
     /// By node (empty: everywhere) and id.
     pub disks: BTreeMap<(String, String), Disk>,
     pub attached: BTreeSet<(String, String)>,
+    /// Volumes that were mounted once, by id.
+    pub used: BTreeSet<String>,
     /// Volumes that a node's agent says it uses: node and id.
     pub in_use: BTreeSet<(String, String)>,
     pub room: BTreeMap<String, i64>,
@@ -295,6 +299,10 @@ impl Controller for Driver {
                 volume_id: id.clone(),
                 capacity_bytes: disk.bytes,
                 accessible_topology: place.into_iter().collect(),
+                volume_context: (!state.used.contains(id))
+                    .then(|| (UNUSED.to_owned(), "true".to_owned()))
+                    .into_iter()
+                    .collect(),
                 ..Volume::default()
             };
             list_volumes_response::Entry { volume: Some(volume), status: None }
