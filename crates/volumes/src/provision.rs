@@ -23,7 +23,7 @@ use pb::{
 };
 use plan::{
     schedule::NODE_TOPOLOGY_KEY,
-    volume::{self, Choice, ClaimState, Content, Made},
+    volume::{self, Choice, ClaimState, Content, Made, SourceName},
 };
 use runtime::backoff::Backoff;
 use store::{
@@ -174,7 +174,9 @@ impl Inner {
         node: &str,
     ) -> Result<(csi::Volume, Option<Arc<PersistentVolume>>), Status> {
         let driver = class.provisioner.as_str();
-        let place = if node.is_empty() { Place::Anywhere } else { Place::Node(node) };
+        let source = content.and_then(|content| self.attached_source(driver, content));
+        let at = source.as_deref().unwrap_or(node);
+        let place = if at.is_empty() { Place::Anywhere } else { Place::Node(at) };
         let controller = self.drivers.controller(driver, place).await?;
         let topology = self.topology(driver, node);
         let request = creation(claim, class, content, topology)?;
@@ -225,6 +227,17 @@ impl Inner {
             )));
         }
         Ok(())
+    }
+
+    /// Where the volume is mounted that another begins with: its driver there can make what is written stand still.
+    fn attached_source(&self, driver: &str, content: &Content) -> Option<String> {
+        let SourceName::Volume(handle) = &content.source else { return None };
+        let volumes = self.volumes.all();
+        let is_it = |volume: &&Arc<PersistentVolume>| {
+            let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
+            csi.is_some_and(|csi| csi.driver == driver && csi.volume_handle == *handle)
+        };
+        self.attached_to(volumes.iter().find(is_it)?.name())
     }
 
     /// The place that a volume for a node is asked for.
