@@ -281,12 +281,12 @@ async fn fetch(mut from: Agent, source: PersistentVolume, root: PathBuf, out: &I
     let work = blocking(move || take_all(&root, Archive { pieces: receiver, rest: Vec::new(), at: 0 }, still_wanted));
     let telling = async {
         loop {
-            tokio::time::sleep(PROGRESS).await;
             let done_bytes = *seen.borrow();
             let progress = ImportVolumeResponse { done_bytes, total_bytes: start.total_bytes, verified: false };
             if out.send_timeout(Ok(progress), IDLE).await.is_err() {
                 return;
             }
+            tokio::time::sleep(PROGRESS).await;
         }
     };
     let done = async {
