@@ -118,7 +118,7 @@ fn a_driver_registers_is_reached_through_the_agent_and_goes() {
         let before = taken();
         fs::remove_file(node.driver.socket("test")).unwrap();
         wait("the second is taken", || taken() > before);
-        assert_eq!(drivers(&node.cluster).len(), 1);
+        node.cluster.until("the node has it", LIMIT, |c| drivers(c).len() == 1).await;
 
         // A driver that restarts stays; one that goes is gone, and pods are told why they wait.
         node.driver_stop.cancel();
