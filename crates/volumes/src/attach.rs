@@ -27,6 +27,7 @@ use crate::{
     VolumeManager,
     drivers::{CallError, Place, VolumeKey},
     facts::{claims_of, has_ended},
+    lookup::Lookup,
     provision::new_uid,
     worker::{Next, Trouble, Worker, follow, work},
 };
@@ -70,10 +71,13 @@ impl Worker for Attacher {
             there.iter().filter(|a| node_of(a) == node.name()).map(|a| volume_of(a).to_owned()).collect()
         };
         let of_claim = |claim: &PersistentVolumeClaim| volume::bound_to(claim).map(str::to_owned);
+        let of_volume = |volume: &PersistentVolume| Some(volume.name().to_owned());
         let of_attachment = |attachment: &VolumeAttachment| Some(volume_of(attachment).to_owned());
         tokio::join!(
             follow(&inner.pods, queue, of_pod, everything),
             follow(&inner.claims, queue, of_claim, Vec::new),
+            // Pod, claim and volume come in one transaction and through three caches: whichever shows its part last.
+            follow(&inner.volumes, queue, of_volume, everything),
             follow(&inner.nodes, queue, of_node, Vec::new),
             follow(&inner.attachments, queue, of_attachment, everything),
             follow(&inner.csi_drivers, queue, |_: &CsiDriver| everything(), everything),
@@ -83,8 +87,13 @@ impl Worker for Attacher {
     async fn look_at(&self, name: &String) -> Result<Next, Trouble> {
         let inner = &self.manager.inner;
         self.manager.ready().await;
-        let Some(volume) = inner.volumes.get(&Key::object(Kind::PersistentVolume, "", name)) else {
-            return self.without_volume(name).await;
+        let key = Key::object(Kind::PersistentVolume, "", name);
+        let Some(volume) = inner.volumes.get(&key) else {
+            // A volume that the cache does not show yet is not gone; its change brings it here.
+            return match inner.read::<PersistentVolume>(&key).await? {
+                Lookup::Absent => self.without_volume(name).await,
+                Lookup::Is(_) | Lookup::Unreadable(_) => Ok(Next::Done),
+            };
         };
         let csi = volume.spec.as_ref().and_then(|spec| spec.csi.clone()).unwrap_or_default();
         let required = inner
