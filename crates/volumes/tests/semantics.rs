@@ -252,6 +252,8 @@ async fn a_claim_of_one_pod_or_under_an_operation_goes_to_no_other_and_usage_is_
     cluster.until("it is in use", async || reason(cluster.prepare(&stored).await) == "ClaimInUse").await;
 
     cluster.driver.state.lock().in_use.insert(("n1".into(), "pvc-uid-1".into()));
+    // The pod is in one cache, the volume in another.
+    cluster.until("usage is told", async || !cluster.usage("pvc-uid-1").await.is_empty()).await;
     let usage = cluster.usage("pvc-uid-1").await.remove(0);
     assert_eq!((usage.node.as_str(), usage.used_bytes, usage.total_bytes), ("n1", 30, 100));
     cluster.driver.state.lock().in_use.clear();
