@@ -88,8 +88,14 @@ impl Driver {
     where
         A: Future<Output = Result<T, Status>>,
     {
-        let _busy = Busy::begin(&self.state, call, volume).map_err(mishap)?;
-        self.call(call, volume, act).await
+        let busy = Busy::begin(&self.state, call, volume).map_err(mishap)?;
+        let mut answer = std::pin::pin!(self.call(call, volume, act));
+        if let Ok(answer) = tokio::time::timeout(GIVEN_UP, &mut answer).await {
+            return answer;
+        }
+        // Who calls has a deadline, and may call again before this process hears that the call was given up.
+        drop(busy);
+        answer.await
     }
 
     fn needs(&self, volume: &str) -> Result<i64, Status> {
@@ -99,6 +105,9 @@ impl Driver {
             .ok_or_else(|| Status::not_found(format!("no volume {volume}")))
     }
 }
+
+/// After how long a call that is not answered counts as given up: a little less than the deadline of those who call.
+const GIVEN_UP: Duration = Duration::from_millis(2500);
 
 /// A call in flight for a volume. The file lock ends with the process, too.
 struct Busy(#[allow(dead_code, reason = "held for its lock")] Option<std::fs::File>);
