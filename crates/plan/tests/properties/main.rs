@@ -208,8 +208,14 @@ fn happen(cluster: &mut Cluster, event: &Event) {
 
 /// Nothing more happens from outside: nodes work, time passes, and the set has to become complete.
 fn settle(cluster: &mut Cluster) {
+    settle_with(cluster, |_| {});
+}
+
+/// The same, where others than nodes work too.
+fn settle_with(cluster: &mut Cluster, mut work: impl FnMut(&mut Cluster)) {
     for _ in 0..ROUNDS {
         let plan = cluster.sync(None);
+        work(cluster);
         happen(cluster, &Event::Kubelets);
         happen(cluster, &Event::Collect);
         cluster.pass(10);

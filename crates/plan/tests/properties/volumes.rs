@@ -6,7 +6,7 @@ use pb::objects::{ClaimOperation, Condition, PersistentVolumeClaim, Quantity, St
 use plan::statefulset::Op;
 use proptest::prelude::*;
 
-use crate::{Event, Shape, cluster::Cluster, event, happen, set, settle, shape, stories::PLAIN};
+use crate::{Event, Shape, cluster::Cluster, event, happen, set, settle, settle_with, shape, stories::PLAIN};
 
 const SIZES: [&str; 3] = ["1Gi", "2Gi", "3Gi"];
 const STORAGE: &str = "storage";
@@ -169,20 +169,10 @@ fn settle_stored(cluster: &mut Cluster) {
     for ordinal in 0..10 {
         act(cluster, &Storage::Find(ordinal));
     }
-    for _ in 0..200 {
-        let plan = cluster.sync(None);
+    settle_with(cluster, |cluster| {
         tend(cluster);
         (0..10).for_each(|ordinal| act(cluster, &Storage::Grown(ordinal, false)));
-        happen(cluster, &Event::Kubelets);
-        happen(cluster, &Event::Collect);
-        cluster.pass(10);
-        if plan.actions.is_empty() && check::settled(&cluster.world()).is_empty() {
-            return;
-        }
-    }
-    let plan = cluster.plan();
-    let waits: Vec<_> = plan.waits.iter().map(ToString::to_string).collect();
-    panic!("not settled: {:#?}\nactions {:#?}\nwaits {waits:#?}", check::settled(&cluster.world()), plan.actions);
+    });
 }
 
 proptest! {
