@@ -29,8 +29,8 @@ const ALWAYS_PRINTED: [&str; 10] = [
 ];
 
 /// Packages that hold objects, and so have a Kubernetes JSON form.
-const OBJECT_PACKAGES: [&str; 5] =
-    ["berth.meta.v1", "berth.core.v1", "berth.apps.v1", "berth.policy.v1", "berth.storage.v1"];
+const OBJECT_PACKAGES: [&str; 6] =
+    ["berth.meta.v1", "berth.core.v1", "berth.apps.v1", "berth.policy.v1", "berth.scheduling.v1", "berth.storage.v1"];
 
 fn main() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

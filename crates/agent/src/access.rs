@@ -11,7 +11,9 @@ use std::{
 use futures::{Stream, StreamExt};
 use inotify::{EventStream, Inotify, WatchMask};
 use pb::{
-    agent::v1::{ExecRequest, ExecResponse, LogsRequest, LogsResponse, PodRef, agent_service_server::AgentService},
+    agent::v1::{
+        self as agent, ExecRequest, ExecResponse, LogsRequest, LogsResponse, PodRef, agent_service_server::AgentService,
+    },
     api,
 };
 use plan::node::{Container, ContainerState};
@@ -90,6 +92,41 @@ impl Access {
 #[tonic::async_trait]
 impl AgentService for Access {
     type LogsStream = Pin<Box<dyn Stream<Item = Result<LogsResponse, Status>> + Send>>;
+    type ExecStreamStream = Pin<Box<dyn Stream<Item = Result<agent::ExecStreamResponse, Status>> + Send>>;
+    type PortForwardStream = Pin<Box<dyn Stream<Item = Result<agent::PortForwardResponse, Status>> + Send>>;
+    type CopyFromStream = Pin<Box<dyn Stream<Item = Result<agent::CopyFromResponse, Status>> + Send>>;
+
+    async fn exec_stream(
+        &self,
+        _request: Request<tonic::Streaming<agent::ExecStreamRequest>>,
+    ) -> Result<Response<Self::ExecStreamStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn port_forward(
+        &self,
+        _request: Request<tonic::Streaming<agent::PortForwardRequest>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn copy_from(
+        &self,
+        _request: Request<agent::CopyFromRequest>,
+    ) -> Result<Response<Self::CopyFromStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn copy_to(
+        &self,
+        _request: Request<tonic::Streaming<agent::CopyToRequest>>,
+    ) -> Result<Response<agent::CopyToResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn usage(&self, _request: Request<agent::UsageRequest>) -> Result<Response<agent::UsageResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let LogsRequest { request, pod_uid } = request.into_inner();

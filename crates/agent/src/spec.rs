@@ -358,7 +358,7 @@ mod tests {
     fn a_container_s_own_user_wins_and_an_unknown_volume_is_refused() {
         let mut pod = pod("web-0");
         pod.spec.as_mut().unwrap().security_context =
-            Some(PodSecurityContext { run_as_user: Some(1), run_as_group: Some(2) });
+            Some(PodSecurityContext { run_as_user: Some(1), run_as_group: Some(2), ..Default::default() });
         let bundle = PodBundle { pod: Some(pod), ..Default::default() };
         let mut container = Container {
             name: "main".into(),

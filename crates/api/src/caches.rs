@@ -85,7 +85,8 @@ fn decoder(kind: Kind) -> Decode<Stored> {
         PodDisruptionBudget,
         VolumeAttachment,
         CsiDriver,
-        VolumeSnapshot
+        VolumeSnapshot,
+        PriorityClass
     )
 }
 

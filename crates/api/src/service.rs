@@ -34,6 +34,35 @@ fn required(object: Option<Object>) -> Result<Object, Error> {
 impl ApiService for Api {
     type WatchStream = Streaming<WatchResponse>;
     type LogsStream = Streaming<LogsResponse>;
+    type ExecStreamStream = Streaming<ExecStreamResponse>;
+    type PortForwardStream = Streaming<PortForwardResponse>;
+    type CopyFromStream = Streaming<CopyFromResponse>;
+
+    async fn exec_stream(
+        &self,
+        _request: Request<tonic::Streaming<ExecStreamRequest>>,
+    ) -> Answer<Self::ExecStreamStream> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn port_forward(
+        &self,
+        _request: Request<tonic::Streaming<PortForwardRequest>>,
+    ) -> Answer<Self::PortForwardStream> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn copy_from(&self, _request: Request<CopyFromRequest>) -> Answer<Self::CopyFromStream> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn copy_to(&self, _request: Request<tonic::Streaming<CopyToRequest>>) -> Answer<CopyToResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn top(&self, _request: Request<TopRequest>) -> Answer<TopResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
 
     async fn get(&self, request: Request<GetRequest>) -> Answer<GetResponse> {
         Ok(Response::new(self.0.get(request.into_inner()).await?))

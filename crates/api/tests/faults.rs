@@ -84,6 +84,41 @@ type Pieces = Pin<Box<dyn Stream<Item = Result<agent::LogsResponse, Status>> + S
 #[tonic::async_trait]
 impl AgentService for Agent {
     type LogsStream = Pieces;
+    type ExecStreamStream = Pin<Box<dyn Stream<Item = Result<agent::ExecStreamResponse, Status>> + Send>>;
+    type PortForwardStream = Pin<Box<dyn Stream<Item = Result<agent::PortForwardResponse, Status>> + Send>>;
+    type CopyFromStream = Pin<Box<dyn Stream<Item = Result<agent::CopyFromResponse, Status>> + Send>>;
+
+    async fn exec_stream(
+        &self,
+        _request: Request<tonic::Streaming<agent::ExecStreamRequest>>,
+    ) -> Result<Response<Self::ExecStreamStream>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn port_forward(
+        &self,
+        _request: Request<tonic::Streaming<agent::PortForwardRequest>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn copy_from(
+        &self,
+        _request: Request<agent::CopyFromRequest>,
+    ) -> Result<Response<Self::CopyFromStream>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn copy_to(
+        &self,
+        _request: Request<tonic::Streaming<agent::CopyToRequest>>,
+    ) -> Result<Response<agent::CopyToResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn usage(&self, _request: Request<agent::UsageRequest>) -> Result<Response<agent::UsageResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
 
     async fn logs(&self, request: Request<agent::LogsRequest>) -> Result<Response<Pieces>, Status> {
         let agent::LogsRequest { request, pod_uid } = request.into_inner();

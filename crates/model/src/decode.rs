@@ -222,6 +222,7 @@ fn api_versions(kind: Kind) -> &'static [&'static str] {
         Kind::ControllerRevision => &["apps/v1"],
         Kind::StorageClass | Kind::VolumeAttachment | Kind::CsiDriver => &["storage.k8s.io/v1"],
         Kind::VolumeSnapshot => &["snapshot.storage.k8s.io/v1"],
+        Kind::PriorityClass => &["scheduling.k8s.io/v1"],
         Kind::PodDisruptionBudget => &["policy/v1"],
         _ => &["v1"],
     }

@@ -65,6 +65,7 @@ pub fn object(object: &mut AnyObject) {
             | Variant::Node(_)
             | Variant::PodDisruptionBudget(_)
             | Variant::VolumeAttachment(_)
+            | Variant::PriorityClass(_)
             | Variant::VolumeSnapshot(_),
         )
         | None => {}
@@ -146,10 +147,10 @@ pub fn pod_spec(spec: &mut PodSpec) {
 
 fn volume(volume: &mut Volume) {
     const FILE_MODE: i32 = 0o644;
-    let Volume { persistent_volume_claim, empty_dir, config_map, secret, .. } = volume;
-    if persistent_volume_claim.is_none() && empty_dir.is_none() && config_map.is_none() && secret.is_none() {
-        *empty_dir = Some(EmptyDirVolumeSource::default());
+    if *volume == (Volume { name: volume.name.clone(), ..Volume::default() }) {
+        volume.empty_dir = Some(EmptyDirVolumeSource::default());
     }
+    let Volume { config_map, secret, .. } = volume;
     if let Some(source) = config_map {
         source.default_mode.get_or_insert(FILE_MODE);
     }

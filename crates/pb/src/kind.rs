@@ -22,6 +22,7 @@ pub enum Kind {
     VolumeAttachment,
     CsiDriver,
     VolumeSnapshot,
+    PriorityClass,
 }
 
 /// No kind has this name.
@@ -39,7 +40,7 @@ struct Names {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::StatefulSet,
         Kind::ControllerRevision,
         Kind::Pod,
@@ -56,6 +57,7 @@ impl Kind {
         Kind::VolumeAttachment,
         Kind::CsiDriver,
         Kind::VolumeSnapshot,
+        Kind::PriorityClass,
     ];
 
     const fn names(self) -> Names {
@@ -76,6 +78,7 @@ impl Kind {
             Kind::VolumeAttachment => ("VolumeAttachment", "storage.k8s.io/v1", "volumeattachments", "", false),
             Kind::CsiDriver => ("CSIDriver", "storage.k8s.io/v1", "csidrivers", "", false),
             Kind::VolumeSnapshot => ("VolumeSnapshot", "snapshot.storage.k8s.io/v1", "volumesnapshots", "vs", true),
+            Kind::PriorityClass => ("PriorityClass", "scheduling.k8s.io/v1", "priorityclasses", "pc", false),
         };
         Names { kind, api_version, plural, short, namespaced }
     }

@@ -46,6 +46,13 @@ mod generated {
                 include!(concat!(env!("OUT_DIR"), "/berth.policy.v1.rs"));
             }
         }
+        /// Priority classes.
+        pub mod scheduling {
+            /// Version 1.
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/berth.scheduling.v1.rs"));
+            }
+        }
         /// Storage classes.
         pub mod storage {
             /// Version 1.
@@ -91,6 +98,20 @@ mod generated {
                 include!(concat!(env!("OUT_DIR"), "/containerd.services.events.v1.rs"));
             }
         }
+        /// Processes in containers.
+        pub mod tasks {
+            /// Version 1.
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/containerd.services.tasks.v1.rs"));
+            }
+        }
+        /// What containers were made from.
+        pub mod containers {
+            /// Version 1.
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/containerd.services.containers.v1.rs"));
+            }
+        }
     }
     /// How plugins make themselves known to a node.
     pub mod pluginregistration {
@@ -105,7 +126,7 @@ mod generated {
     }
 }
 
-pub use generated::berth::{agent, api, apps, core, meta, policy, scheduler, storage, volumes};
+pub use generated::berth::{agent, api, apps, core, meta, policy, scheduler, scheduling, storage, volumes};
 pub use generated::containerd;
 pub use generated::csi;
 pub use generated::pluginregistration;
@@ -116,6 +137,7 @@ pub mod objects {
     pub use crate::generated::berth::core::v1::*;
     pub use crate::generated::berth::meta::v1::*;
     pub use crate::generated::berth::policy::v1::*;
+    pub use crate::generated::berth::scheduling::v1::*;
     pub use crate::generated::berth::storage::v1::*;
 }
 

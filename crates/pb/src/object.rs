@@ -203,4 +203,5 @@ objects!(
     VolumeAttachment,
     CsiDriver,
     VolumeSnapshot,
+    PriorityClass,
 );

@@ -85,6 +85,7 @@ pub fn of(kind: Kind) -> &'static Message {
         Kind::VolumeAttachment => &tables::VOLUME_ATTACHMENT,
         Kind::CsiDriver => &tables::CSI_DRIVER,
         Kind::VolumeSnapshot => &tables::VOLUME_SNAPSHOT,
+        Kind::PriorityClass => &tables::PRIORITY_CLASS,
     }
 }
 

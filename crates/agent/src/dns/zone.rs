@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     fn endpoint(ip: &str, hostname: &str) -> Endpoint {
-        Endpoint { ip: ip.into(), hostname: hostname.into(), pod_name: hostname.into() }
+        Endpoint { ip: ip.into(), hostname: hostname.into(), pod_name: hostname.into(), ..Endpoint::default() }
     }
 
     fn port(name: &str, protocol: &str, port: i32) -> EndpointPort {
@@ -239,6 +239,7 @@ mod tests {
             name: name.into(),
             endpoints,
             ports: vec![port("web", "TCP", 80), port("", "TCP", 81)],
+            ..ServiceEndpoints::default()
         }
     }
 

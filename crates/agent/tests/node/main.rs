@@ -394,12 +394,14 @@ fn pods_find_each_other_by_name_and_users_see_into_them() {
         let ip = node.cluster.pod("uid-web-0").unwrap().pod.unwrap().status.unwrap().pod_ip;
 
         // Names.
-        let endpoint = Endpoint { ip: ip.clone(), hostname: "web-0".into(), pod_name: "web-0".into() };
+        let endpoint =
+            Endpoint { ip: ip.clone(), hostname: "web-0".into(), pod_name: "web-0".into(), ..Endpoint::default() };
         let service = ServiceEndpoints {
             namespace: "default".into(),
             name: "nginx".into(),
             endpoints: vec![endpoint],
             ports: vec![EndpointPort { name: "web".into(), protocol: "TCP".into(), port: 80 }],
+            ..ServiceEndpoints::default()
         };
         let mut agent = AgentServiceClient::connect("http://127.0.0.1:7450").await.unwrap();
         let lookup = "nslookup web-0.nginx.default.svc.cluster.local";

@@ -30,6 +30,7 @@ pub fn endpoints<'a>(service: &Service, pods: impl IntoIterator<Item = &'a Pod>)
         name: service.name().to_owned(),
         endpoints,
         ports: ports.collect(),
+        ..ServiceEndpoints::default()
     }
 }
 
@@ -59,7 +60,7 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<Endpoint> {
     let spec = pod.spec.as_ref();
     let under_service = spec.is_some_and(|spec| spec.subdomain == service.name());
     let hostname = spec.filter(|_| under_service).map(|spec| spec.hostname.clone()).unwrap_or_default();
-    Some(Endpoint { ip: ip.clone(), hostname, pod_name: pod.name().to_owned() })
+    Some(Endpoint { ip: ip.clone(), hostname, pod_name: pod.name().to_owned(), ..Endpoint::default() })
 }
 
 #[cfg(test)]

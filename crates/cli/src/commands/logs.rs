@@ -46,6 +46,7 @@ pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
         tail_lines: args.tail.filter(|lines| *lines >= 0),
         previous: args.previous,
         timestamps: args.timestamps,
+        ..LogsRequest::default()
     };
     let refused = |status: tonic::Status| client.refused(&status);
     let mut stream = client.streams.clone().logs(request).await.map_err(refused)?.into_inner();

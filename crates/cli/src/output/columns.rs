@@ -40,6 +40,7 @@ pub fn header(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::VolumeSnapshot => {
             (&["NAME", "READYTOUSE", "SOURCEPVC", "RESTORESIZE", "CREATIONTIME", "AGE"], &["DRIVER"])
         }
+        Kind::PriorityClass => (&["NAME", "VALUE", "GLOBAL-DEFAULT", "PREEMPTIONPOLICY", "AGE"], &[]),
         Kind::Event => (&["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"], &[]),
     };
     let more = if wide { more } else { &[] };
@@ -74,6 +75,13 @@ pub fn row(object: &AnyObject, wide: bool, now: Timestamp) -> Vec<String> {
         Some(Variant::VolumeAttachment(attachment)) => attachment_row(attachment, common),
         Some(Variant::CsiDriver(driver)) => driver_row(driver, common),
         Some(Variant::VolumeSnapshot(snapshot)) => snapshot_row(snapshot, common, now),
+        Some(Variant::PriorityClass(class)) => vec![
+            common.name,
+            class.value.to_string(),
+            class.global_default.to_string(),
+            class.preemption_policy.clone(),
+            common.age,
+        ],
         Some(Variant::Event(event)) => event_row(event, now),
         None => Vec::new(),
     };

@@ -97,7 +97,7 @@ fn content(object: &AnyObject, occasion: Occasion, errors: &mut Errors) {
         Some(Variant::Node(node)) => small::node(node, errors),
         Some(Variant::Event(event)) => small::event(event, errors),
         Some(Variant::PodDisruptionBudget(budget)) => budget::check(budget, errors),
-        Some(Variant::Namespace(_)) | None => {}
+        Some(Variant::Namespace(_) | Variant::PriorityClass(_)) | None => {}
     }
 }
 

@@ -115,6 +115,7 @@ pub(super) fn of(snapshot: &Snapshot<'_>, actions: &[Action]) -> PodStatus {
         phase,
         init_container_statuses: init,
         container_statuses: main,
+        ..PodStatus::default()
     }
 }
 
