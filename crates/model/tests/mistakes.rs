@@ -69,7 +69,7 @@ fn mistakes() -> Vec<(&'static str, &'static str, Value, &'static str)> {
         ("/spec/template/spec/volumes/0", "emptyDir", json!("yes"), "spec.template.spec.volumes[0].emptyDir"),
         (container, "image", json!(null), "spec.template.spec.containers[0].image"),
         (container, "command", json!("sleep"), "spec.template.spec.containers[0].command"),
-        (container, "imagePullPolicy", json!("Always"), "spec.template.spec.containers[0].imagePullPolicy"),
+        (container, "imagePullPolicy", json!("Sometimes"), "spec.template.spec.containers[0].imagePullPolicy"),
         (
             "/spec/template/spec/containers/0/ports/0",
             "containerPort",

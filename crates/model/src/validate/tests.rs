@@ -77,7 +77,7 @@ fn five_mistakes_five_errors() {
     json["spec"]["replicas"] = json!("three");
     json["spec"]["podManagmentPolicy"] = json!("Parallel");
     json["spec"]["template"]["spec"]["containers"][0]["image"] = json!("");
-    json["spec"]["template"]["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    json["spec"]["template"]["spec"]["schedulingGates"] = json!([{"name": "example.com/wait"}]);
     json["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] = json!("1 GB");
     assert_eq!(
         bad(&json),
@@ -85,7 +85,7 @@ fn five_mistakes_five_errors() {
             r#"spec.podManagmentPolicy: Unknown field: did you mean "podManagementPolicy"?"#,
             r#"spec.replicas: Invalid value: "three": must be a whole number of 32 bits, not this string"#,
             "spec.template.spec.containers[0].image: Required value",
-            "spec.template.spec.tolerations: Unsupported field: not supported by Berth yet",
+            "spec.template.spec.schedulingGates: Unsupported field: not supported by Berth yet",
             r#"spec.volumeClaimTemplates[0].spec.resources.requests[storage]: Invalid value: "1 GB": must be a number with an optional suffix (n u m k M G T P E, Ki Mi Gi Ti Pi Ei, or an exponent), such as 500m, 1Gi or 2.5"#,
         ]
     );
@@ -110,20 +110,20 @@ fn what_kubernetes_writes_out_is_taken() {
     json["spec"]["template"]["spec"]["containers"][0]["terminationMessagePath"] = json!("/dev/termination-log");
     json["spec"]["template"]["spec"]["tolerations"] = json!([]);
     good(&json);
-    assert_eq!(bad(&with(json, "/spec/template/spec/dnsPolicy", json!("None"))).len(), 1);
+    assert_eq!(bad(&with(json, "/spec/template/spec/schedulerName", json!("mine"))).len(), 1);
 }
 
 #[test]
 fn warn_mode_drops_and_says_so() {
     let mut json = web();
     json["spec"]["replica"] = json!(3);
-    json["spec"]["template"]["spec"]["affinity"] = json!({"podAntiAffinity": {}});
+    json["spec"]["template"]["spec"]["overhead"] = json!({"cpu": "1"});
     let (_, warnings) = decode::manifest(&json, Mode::Warn).unwrap();
     assert_eq!(
         warnings,
         [
             r#"unknown field spec.replica was dropped: did you mean "replicas"?"#,
-            "field spec.template.spec.affinity was dropped: not supported by Berth yet",
+            "field spec.template.spec.overhead was dropped: not supported by Berth yet",
         ]
     );
 }
@@ -164,9 +164,9 @@ fn a_service_is_headless_or_refused() {
 fn what_berth_cannot_do_yet_is_refused() {
     let cases = [
         (
-            "/spec/template/spec/containers/0/imagePullPolicy",
-            json!("Always"),
-            "spec.template.spec.containers[0].imagePullPolicy",
+            "/spec/template/spec/containers/0/volumeDevices",
+            json!([{"name": "www", "devicePath": "/dev/xvda"}]),
+            "spec.template.spec.containers[0].volumeDevices",
         ),
         (
             "/spec/volumeClaimTemplates/0/spec/volumeMode",
@@ -175,9 +175,9 @@ fn what_berth_cannot_do_yet_is_refused() {
         ),
         ("/spec/template/spec/hostNetwork", json!(true), "spec.template.spec.hostNetwork"),
         (
-            "/spec/template/spec/containers/0/lifecycle",
-            json!({"preStop": {}}),
-            "spec.template.spec.containers[0].lifecycle",
+            "/spec/template/spec/containers/0/resizePolicy",
+            json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"}]),
+            "spec.template.spec.containers[0].resizePolicy",
         ),
         ("/metadata/name", json!("a".repeat(53)), "metadata.name"),
     ];
