@@ -8,6 +8,8 @@ use pb::{
     objects::*,
 };
 
+use crate::service::CLUSTER_IP;
+
 /// Writes the defaults of an object into it. Doing it again changes nothing.
 pub fn object(object: &mut AnyObject) {
     match &mut object.object {
@@ -123,7 +125,10 @@ fn persistent_volume_claim(claim: &mut PersistentVolumeClaim) {
 }
 
 fn service_spec(spec: &mut ServiceSpec) {
-    text(&mut spec.r#type, "ClusterIP");
+    text(&mut spec.r#type, CLUSTER_IP);
+    if spec.cluster_ips.is_empty() && !spec.cluster_ip.is_empty() {
+        spec.cluster_ips.push(spec.cluster_ip.clone());
+    }
     for port in &mut spec.ports {
         text(&mut port.protocol, "TCP");
         let same = IntOrString::int(port.port);

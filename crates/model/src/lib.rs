@@ -15,6 +15,7 @@ pub mod overrides;
 pub mod quantity;
 pub mod revision;
 pub mod selector;
+pub mod service;
 pub mod source;
 mod unsupported;
 pub mod validate;

@@ -159,7 +159,7 @@ pub fn says_what_is_so(message: &str, field: &str, value: &Value) -> bool {
         // Kept by Kubernetes' server for itself.
         ("ObjectMeta", "managedFields" | "selfLink") => true,
         ("PodSpec", "schedulerName") => is("default-scheduler"),
-        // There are only headless Services, and those give no links.
+        // Services are found by DNS alone: no pod gets variables about them.
         ("PodSpec", "enableServiceLinks") => value.is_boolean(),
         // No pod has a service account or its token.
         ("PodSpec", "automountServiceAccountToken") => no,

@@ -51,6 +51,9 @@ pub fn update(old: &AnyObject, new: &AnyObject) -> Vec<FieldError> {
     if let (Some(Variant::StatefulSet(old)), Some(Variant::StatefulSet(new))) = (&old.object, &new.object) {
         grow::templates(old, new, &mut errors);
     }
+    if let (Some(Variant::Service(old)), Some(Variant::Service(new))) = (&old.object, &new.object) {
+        service::update(old, new, &mut errors);
+    }
     if let (Some(Variant::PersistentVolumeClaim(old)), Some(Variant::PersistentVolumeClaim(new))) =
         (&old.object, &new.object)
     {

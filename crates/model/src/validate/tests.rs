@@ -146,18 +146,72 @@ fn kinds_and_versions() {
     }
 }
 
+fn service(spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "nginx"}, "spec": spec})
+}
+
 #[test]
-fn a_service_is_headless_or_refused() {
-    let service =
-        |spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "nginx"}, "spec": spec});
-    good(&service(json!({"clusterIP": "None", "selector": {"app": "nginx"}, "ports": [{"port": 80, "name": "web"}]})));
-    let texts = bad(&service(json!({"selector": {"app": "nginx"}, "ports": [{"port": 80}]})));
-    assert_eq!(texts.len(), 1);
-    assert!(texts[0].starts_with("spec.clusterIP: Forbidden: only headless Services"), "{texts:?}");
-    assert_eq!(
-        bad(&service(json!({"clusterIP": "10.0.0.1", "type": "NodePort", "ports": [{"port": 80}, {"port": 0}]}))).len(),
-        5
-    );
+fn a_service_is_virtual_headless_or_a_name() {
+    let app = json!({"app": "nginx"});
+    good(&service(json!({"clusterIP": "None", "selector": app, "ports": [{"port": 80, "name": "web"}]})));
+    good(&service(json!({"clusterIP": "None"})));
+    good(&service(json!({"selector": app, "ports": [{"port": 80}]})));
+    good(&service(
+        json!({"clusterIP": "10.96.3.4", "clusterIPs": ["10.96.3.4"], "selector": app, "ports": [{"port": 80}]}),
+    ));
+    good(&service(json!({"type": "ExternalName", "externalName": "db.example.com."})));
+    let udp = json!([{"port": 53, "name": "dns", "protocol": "UDP"}, {"port": 53, "name": "dns-tcp"}]);
+    good(&service(json!({"selector": app, "ports": udp})));
+}
+
+#[test]
+fn what_a_service_cannot_be_is_named_field_by_field() {
+    let app = json!({"app": "nginx"});
+    let paths = |spec: Value| -> Vec<String> {
+        bad(&service(spec)).into_iter().map(|text| text.split(": ").next().unwrap().to_owned()).collect()
+    };
+    for (spec, expected) in [
+        (json!({}), vec!["spec.ports", "spec.selector"]),
+        (json!({"type": "NodePort", "selector": app, "ports": [{"port": 80}]}), vec!["spec.type"]),
+        (json!({"type": "Other", "selector": app, "ports": [{"port": 80}]}), vec!["spec.type"]),
+        (json!({"clusterIP": "fd00::1", "selector": app, "ports": [{"port": 80}]}), vec!["spec.clusterIP"]),
+        (
+            json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.2"], "selector": app, "ports": [{"port": 80}]}),
+            vec!["spec.clusterIPs"],
+        ),
+        (json!({"type": "ExternalName"}), vec!["spec.externalName"]),
+        (
+            json!({"type": "ExternalName", "externalName": "10.0.0.1", "clusterIP": "None"}),
+            vec!["spec.clusterIP", "spec.clusterIPs", "spec.externalName"],
+        ),
+        (json!({"clusterIP": "None", "externalName": "db.example.com"}), vec!["spec.externalName"]),
+        (
+            json!({"selector": app, "ports": [{"port": 80, "name": "a"}, {"port": 80, "name": "b"}]}),
+            vec!["spec.ports[1]"],
+        ),
+        (
+            json!({"selector": app, "ports": [{"port": 80}], "sessionAffinity": "ClientIP"}),
+            vec!["spec.sessionAffinity"],
+        ),
+    ] {
+        assert_eq!(paths(spec.clone()), expected, "{spec}");
+    }
+    let texts = bad(&service(json!({"type": "LoadBalancer", "selector": app, "ports": [{"port": 80}]})));
+    assert!(texts[0].contains("berth port-forward"), "{texts:?}");
+}
+
+#[test]
+fn the_address_of_a_service_changes_only_with_its_type() {
+    let old = service(json!({"clusterIP": "10.96.0.7", "selector": {"app": "nginx"}, "ports": [{"port": 80}]}));
+    assert!(updated(&old, &with(old.clone(), "/spec/ports/0/port", json!(81))).is_empty());
+    for other in ["10.96.0.8", "None"] {
+        let texts = updated(&old, &with(old.clone(), "/spec/clusterIP", json!(other)));
+        assert_eq!(texts.len(), 1, "{texts:?}");
+        assert!(texts[0].starts_with("spec.clusterIP: Invalid value"), "{texts:?}");
+    }
+    let named = service(json!({"type": "ExternalName", "externalName": "db.example.com"}));
+    assert!(updated(&old, &named).is_empty());
+    assert!(updated(&named, &old).is_empty());
 }
 
 #[test]
