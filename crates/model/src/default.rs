@@ -1,6 +1,7 @@
 //! Defaults: what Kubernetes writes into a field that the user left open (DEF in the rules).
 //!
-//! Where Berth differs: an image is never pulled, so `imagePullPolicy` is IfNotPresent whatever the tag. `maxUnavailable`
+//! Where Berth differs: `imagePullPolicy` is IfNotPresent whatever the tag, so that images which are loaded onto the nodes
+//! need no registry. `maxUnavailable`
 //! is in force where it is set and stays open where it is not: the update then takes one pod at a time as it always did.
 
 use pb::{
@@ -8,7 +9,7 @@ use pb::{
     objects::*,
 };
 
-use crate::service::CLUSTER_IP;
+use crate::{priority::PREEMPT, service::CLUSTER_IP};
 
 /// Writes the defaults of an object into it. Doing it again changes nothing.
 pub fn object(object: &mut AnyObject) {
@@ -51,6 +52,7 @@ pub fn object(object: &mut AnyObject) {
             text(&mut event.r#type, "Normal");
             number(&mut event.count, 1);
         }
+        Some(Variant::PriorityClass(class)) => text(&mut class.preemption_policy, PREEMPT),
         Some(Variant::CsiDriver(driver)) => {
             let spec = driver.spec.get_or_insert_default();
             spec.attach_required.get_or_insert(true);
@@ -67,7 +69,6 @@ pub fn object(object: &mut AnyObject) {
             | Variant::Node(_)
             | Variant::PodDisruptionBudget(_)
             | Variant::VolumeAttachment(_)
-            | Variant::PriorityClass(_)
             | Variant::VolumeSnapshot(_),
         )
         | None => {}

@@ -12,6 +12,7 @@ pub mod mutant;
 pub mod names;
 pub mod ordinals;
 pub mod overrides;
+pub mod priority;
 pub mod qos;
 pub mod quantity;
 pub mod revision;

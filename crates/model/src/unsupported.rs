@@ -20,6 +20,7 @@ const KNOWN: &[(&str, &[&str])] = &[
             "hostNetwork",
             "hostPID",
             "hostUsers",
+            "hostnameOverride",
             "os",
             "overhead",
             "resourceClaims",
@@ -29,8 +30,15 @@ const KNOWN: &[(&str, &[&str])] = &[
             "schedulingGates",
             "serviceAccount",
             "serviceAccountName",
+            "workloadRef",
         ],
     ),
+    ("PodStatus", OF_A_PODS_STATUS),
+    ("ContainerStatus", OF_A_CONTAINERS_STATUS),
+    ("SeccompProfile", &["localhostProfile"]),
+    ("Lifecycle", &["stopSignal"]),
+    ("LifecycleHandler", &["tcpSocket"]),
+    ("VolumeProjection", &["clusterTrustBundle", "podCertificate", "serviceAccountToken"]),
     (
         "PodSecurityContext",
         &["appArmorProfile", "seLinuxChangePolicy", "seLinuxOptions", "supplementalGroupsPolicy", "windowsOptions"],
@@ -121,6 +129,18 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("PodDisruptionBudgetStatus", &["disruptedPods"]),
 ];
 
+const OF_A_PODS_STATUS: &[&str] = &[
+    "allocatedResources",
+    "ephemeralContainerStatuses",
+    "extendedResourceClaimStatus",
+    "hostIPs",
+    "resize",
+    "resourceClaimStatuses",
+    "resources",
+];
+const OF_A_CONTAINERS_STATUS: &[&str] =
+    &["allocatedResources", "allocatedResourcesStatus", "resources", "stopSignal", "user", "volumeMounts"];
+
 /// Whether Kubernetes' message of this name has the field.
 pub fn is_known(message: &str, field: &str) -> bool {
     KNOWN.iter().any(|(name, fields)| *name == message && fields.contains(&field))
@@ -138,6 +158,26 @@ pub fn instead(message: &str, field: &str) -> Option<&'static str> {
         }
         ("PersistentVolumeSpec", "hostPath" | "local" | "nfs" | "iscsi" | "fc" | "cephfs" | "rbd") => {
             "volumes come from CSI drivers alone: describe it under csi; the drivers local and shared are built in"
+        }
+        ("PodSpec", "serviceAccount" | "serviceAccountName" | "automountServiceAccountToken")
+        | ("VolumeProjection", "serviceAccountToken" | "clusterTrustBundle" | "podCertificate") => {
+            "pods have no accounts: programs that talk to Berth use its gRPC API; leave the field out"
+        }
+        ("PodSpec", "hostNetwork") => {
+            "pods have networks of their own: leave the field out, and open ports of the node with ports[].hostPort"
+        }
+        ("PodSpec", "hostIPC" | "hostPID") => "pods do not share the node's own processes: leave the field out",
+        ("PodSpec", "schedulerName") => "there is one scheduler: leave the field out, or write default-scheduler",
+        ("PodSpec", "ephemeralContainers") => {
+            "containers are not added to pods that run: use `berth exec`, or a sidecar"
+        }
+        ("PodSpec", "os") | ("PodSecurityContext" | "SecurityContext", "windowsOptions") => {
+            "containers run on Linux alone: leave the field out"
+        }
+        ("LifecycleHandler", "tcpSocket") => "Kubernetes does nothing with it either: use exec, httpGet or sleep",
+        ("Volume", "csi" | "image") => return None,
+        ("Volume", _) => {
+            "volumes come from CSI drivers alone: name a claim in persistentVolumeClaim, or add a claim template to the set"
         }
         ("TypedLocalObjectReference", "namespace") => {
             "a claim begins with data of its own namespace only: leave the field out"
@@ -163,7 +203,10 @@ pub fn says_what_is_so(message: &str, field: &str, value: &Value) -> bool {
         ("PodSpec", "enableServiceLinks") => value.is_boolean(),
         // No pod has a service account or its token.
         ("PodSpec", "automountServiceAccountToken") => no,
+        ("PodSpec", "serviceAccount" | "serviceAccountName") => is("default"),
         ("PodSpec", "hostIPC" | "hostNetwork" | "hostPID") => no,
+        ("PodSpec", "hostUsers") => value.as_bool() == Some(true),
+        ("PodSpec", "os") => *value == serde_json::json!({"name": "linux"}),
         ("VolumeMount", "mountPropagation") => is("None"),
         ("SecurityContext", "procMount") => is("Default"),
         ("PodSecurityContext", "supplementalGroupsPolicy") => is("Merge"),
@@ -175,6 +218,7 @@ pub fn says_what_is_so(message: &str, field: &str, value: &Value) -> bool {
         ("Namespace", "spec") => true,
         // A client's own status is not looked at.
         ("PodDisruptionBudgetStatus", "disruptedPods") => true,
+        ("PodStatus" | "ContainerStatus", _) => true,
         ("PersistentVolumeClaimStatus" | "VolumeSnapshotStatus" | "VolumeError", _) => true,
         ("CsiDriverSpec", "seLinuxMount") => no,
         _ => false,

@@ -10,7 +10,7 @@ use pb::objects::{
 };
 use serde_json::Value;
 
-use super::{container, meta, resources};
+use super::{env, meta, resources};
 use crate::{
     error::{Errors, FieldPath},
     identity::Ordinal,
@@ -214,7 +214,7 @@ fn existing<'a>(
 
 fn check_container(change: &ContainerOverride, path: &FieldPath, errors: &mut Errors) {
     for (index, variable) in change.env.iter().enumerate() {
-        container::check_env(variable, &path.child("env").index(index), errors);
+        env::variable(variable, &path.child("env").index(index), errors);
     }
     if let Some(amounts) = &change.resources {
         resources::container(&amounts.requests, &amounts.limits, &path.child("resources"), errors);

@@ -1,26 +1,48 @@
-//! Containers: ports, environment, mounts, probes.
+//! Containers: image, ports, environment, mounts; who may have probes and hooks.
 
-use pb::objects::{Container, ContainerPort, EnvVar, IntOrString, Probe, VolumeMount, int_or_string};
+use pb::objects::{Container, ContainerPort, IntOrString, VolumeMount, int_or_string};
 
-use super::{named, not_negative, one_of, resources};
+use super::{
+    dns, env,
+    lifecycle::{self, Asks},
+    named, one_of, resources, security, volume,
+};
 use crate::{
     error::{Errors, FieldPath},
     names,
 };
 
-/// Fields of a pod that a variable may take its value from.
-const POD_FIELDS: [&str; 7] = [
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "status.hostIP",
-    "status.podIP",
-    "status.podIPs",
-];
+/// What a container is in its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// One of those that the pod is there for.
+    Main,
+    /// Runs to its end before the others start.
+    Init,
+    /// Starts among the init containers and runs on.
+    Sidecar,
+}
 
-/// Checks a container that may mount `volumes`.
-pub(super) fn check(container: &Container, init: bool, volumes: &[&str], path: &FieldPath, errors: &mut Errors) {
+impl Role {
+    /// What a container is, by the list that it stands in.
+    pub(super) fn of(container: &Container, among_init: bool) -> Self {
+        match (among_init, container.restart_policy.as_str()) {
+            (false, _) => Role::Main,
+            (true, "Always") => Role::Sidecar,
+            (true, _) => Role::Init,
+        }
+    }
+}
+
+/// Checks a container that may mount `volumes`, in a pod that has `grace` seconds to stop.
+pub(super) fn check(
+    container: &Container,
+    role: Role,
+    grace: i64,
+    volumes: &[&str],
+    path: &FieldPath,
+    errors: &mut Errors,
+) {
     named(&container.name, names::dns_label, &path.child("name"), errors);
     let image = path.child("image");
     if container.image.is_empty() {
@@ -28,40 +50,69 @@ pub(super) fn check(container: &Container, init: bool, volumes: &[&str], path: &
     } else if container.image.trim() != container.image {
         errors.invalid(&image, container.image.as_str(), "must not have leading or trailing whitespace");
     }
-    let policy = path.child("imagePullPolicy");
-    match container.image_pull_policy.as_str() {
-        "Always" => {
-            let why = "images are loaded onto the nodes and never pulled: use IfNotPresent";
-            errors.not_supported_because(&policy, "Always", &["IfNotPresent", "Never"], why);
-        }
-        other => one_of(other, &["IfNotPresent", "Never"], &policy, errors),
+    let policies = ["Always", "IfNotPresent", "Never"];
+    one_of(&container.image_pull_policy, &policies, &path.child("imagePullPolicy"), errors);
+    let restart = path.child("restartPolicy");
+    match (role, container.restart_policy.as_str()) {
+        (_, "") | (Role::Sidecar, _) => {}
+        (Role::Main, _) => errors.forbidden(&restart, "may not be set for non-init containers"),
+        (Role::Init, other) => errors.not_supported(&restart, other, &["Always"]),
     }
     for (index, port) in container.ports.iter().enumerate() {
         check_port(port, &path.child("ports").index(index), errors);
     }
     for (index, variable) in container.env.iter().enumerate() {
-        check_env(variable, &path.child("env").index(index), errors);
+        env::variable(variable, &path.child("env").index(index), errors);
+    }
+    for (index, source) in container.env_from.iter().enumerate() {
+        env::from(source, &path.child("envFrom").index(index), errors);
     }
     if let Some(amounts) = &container.resources {
         resources::container(&amounts.requests, &amounts.limits, &path.child("resources"), errors);
     }
     mounts(&container.volume_mounts, volumes, &path.child("volumeMounts"), errors);
+    life(container, role, grace, path, errors);
+    if let Some(context) = &container.security_context {
+        security::container(context, &path.child("securityContext"), errors);
+    }
+    termination_message(container, path, errors);
+}
+
+/// Probes and hooks: for containers that run as long as the pod does.
+fn life(container: &Container, role: Role, grace: i64, path: &FieldPath, errors: &mut Errors) {
+    const NOT_INIT: &str = "may not be set for init containers without restartPolicy=Always";
     let probes = [
-        ("livenessProbe", &container.liveness_probe, true),
-        ("readinessProbe", &container.readiness_probe, false),
-        ("startupProbe", &container.startup_probe, true),
+        ("livenessProbe", &container.liveness_probe, Asks::Life),
+        ("readinessProbe", &container.readiness_probe, Asks::Readiness),
+        ("startupProbe", &container.startup_probe, Asks::Life),
     ];
-    for (field, probe, once) in probes {
+    for (field, probe, asks) in probes {
         match probe {
-            Some(_) if init => errors.forbidden(&path.child(field), "may not be set for init containers"),
-            Some(probe) => check_probe(probe, once, &path.child(field), errors),
+            Some(_) if role == Role::Init => errors.forbidden(&path.child(field), NOT_INIT),
+            Some(probe) => lifecycle::probe(probe, asks, &path.child(field), errors),
             None => {}
         }
     }
-    if let Some(context) = &container.security_context {
-        let at = path.child("securityContext");
-        not_negative(context.run_as_user.unwrap_or(0), &at.child("runAsUser"), errors);
-        not_negative(context.run_as_group.unwrap_or(0), &at.child("runAsGroup"), errors);
+    match &container.lifecycle {
+        Some(_) if role == Role::Init => errors.forbidden(&path.child("lifecycle"), NOT_INIT),
+        Some(hooks) => lifecycle::hooks(hooks, grace, &path.child("lifecycle"), errors),
+        None => {}
+    }
+}
+
+fn termination_message(container: &Container, path: &FieldPath, errors: &mut Errors) {
+    let file = container.termination_message_path.as_str();
+    let at = path.child("terminationMessagePath");
+    if !file.is_empty() && !file.starts_with('/') {
+        errors.invalid(&at, file, "must be an absolute path");
+    }
+    if file.split('/').any(|part| part == "..") {
+        errors.invalid(&at, file, "must not contain '..'");
+    }
+    let policy = container.termination_message_policy.as_str();
+    let policies = ["File", "FallbackToLogsOnError"];
+    if !policy.is_empty() && !policies.contains(&policy) {
+        errors.not_supported(&path.child("terminationMessagePolicy"), policy, &policies);
     }
 }
 
@@ -85,6 +136,12 @@ fn check_port(port: &ContainerPort, path: &FieldPath, errors: &mut Errors) {
     }
     port_number(port.container_port, &path.child("containerPort"), errors);
     one_of(&port.protocol, &["TCP", "UDP", "SCTP"], &path.child("protocol"), errors);
+    if !(0..=65535).contains(&port.host_port) {
+        errors.invalid(&path.child("hostPort"), port.host_port, "must be between 1 and 65535, inclusive");
+    }
+    if !port.host_ip.is_empty() {
+        dns::address(&port.host_ip, &path.child("hostIP"), errors);
+    }
 }
 
 /// A port's number.
@@ -112,46 +169,6 @@ pub(super) fn port_reference(port: Option<&IntOrString>, path: &FieldPath, error
     }
 }
 
-/// A variable of the environment.
-pub(super) fn check_env(variable: &EnvVar, path: &FieldPath, errors: &mut Errors) {
-    named(&variable.name, names::env_name, &path.child("name"), errors);
-    let Some(source) = &variable.value_from else { return };
-    let at = path.child("valueFrom");
-    if !variable.value.is_empty() {
-        errors.invalid(&at, "", "may not be specified when `value` is not empty");
-    }
-    let sources = [source.field_ref.is_some(), source.config_map_key_ref.is_some(), source.secret_key_ref.is_some()];
-    if sources.iter().filter(|set| **set).count() != 1 {
-        errors.invalid(&at, "", "must have exactly one of fieldRef, configMapKeyRef and secretKeyRef");
-    }
-    if let Some(field) = &source.field_ref {
-        field_path(&field.field_path, &at.child("fieldRef").child("fieldPath"), errors);
-    }
-    for (name, key) in [("configMapKeyRef", &source.config_map_key_ref), ("secretKeyRef", &source.secret_key_ref)] {
-        if let Some(key) = key {
-            let at = at.child(name);
-            named(&key.name, names::dns_subdomain, &at.child("name"), errors);
-            named(&key.key, names::config_key, &at.child("key"), errors);
-        }
-    }
-}
-
-fn field_path(text: &str, path: &FieldPath, errors: &mut Errors) {
-    let subscript = |map: &str| {
-        let key = text.strip_prefix(map)?.strip_prefix("['")?.strip_suffix("']")?;
-        names::label_key(key).ok()
-    };
-    if text.is_empty() {
-        errors.required(path, "");
-    } else if !POD_FIELDS.contains(&text)
-        && subscript("metadata.labels").or(subscript("metadata.annotations")).is_none()
-    {
-        let forms = ["metadata.labels['KEY']", "metadata.annotations['KEY']"];
-        let supported: Vec<_> = POD_FIELDS.into_iter().chain(forms).collect();
-        errors.not_supported(path, text, &supported);
-    }
-}
-
 fn mounts(mounts: &[VolumeMount], volumes: &[&str], path: &FieldPath, errors: &mut Errors) {
     let mut seen = Vec::new();
     for (index, mount) in mounts.iter().enumerate() {
@@ -176,45 +193,11 @@ fn mounts(mounts: &[VolumeMount], volumes: &[&str], path: &FieldPath, errors: &m
             errors.invalid(&to, mount.mount_path.as_str(), "must be unique");
         }
         seen.push(&mount.mount_path);
-    }
-}
-
-fn check_probe(probe: &Probe, once: bool, path: &FieldPath, errors: &mut Errors) {
-    let handlers = [probe.exec.is_some(), probe.http_get.is_some(), probe.tcp_socket.is_some()];
-    match handlers.iter().filter(|set| **set).count() {
-        0 => errors.required(path, "must specify a handler: exec, httpGet or tcpSocket"),
-        1 => {}
-        _ => errors.forbidden(path, "may not specify more than 1 handler"),
-    }
-    if probe.exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
-        errors.required(&path.child("exec").child("command"), "");
-    }
-    if let Some(get) = &probe.http_get {
-        let at = path.child("httpGet");
-        port_reference(get.port.as_ref(), &at.child("port"), errors);
-        one_of(&get.scheme, &["HTTP"], &at.child("scheme"), errors);
-        for (index, header) in get.http_headers.iter().enumerate() {
-            let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-            if header.name.is_empty() || !header.name.bytes().all(token) {
-                let at = at.child("httpHeaders").index(index).child("name");
-                errors.invalid(&at, header.name.as_str(), "must be a name of an HTTP header (such as X-Header)");
-            }
+        volume::descending(&mount.sub_path, &at.child("subPath"), errors);
+        volume::descending(&mount.sub_path_expr, &at.child("subPathExpr"), errors);
+        if !mount.sub_path.is_empty() && !mount.sub_path_expr.is_empty() {
+            let why = "subPathExpr and subPath are mutually exclusive";
+            errors.invalid(&at.child("subPathExpr"), mount.sub_path_expr.as_str(), why);
         }
-    }
-    if let Some(socket) = &probe.tcp_socket {
-        port_reference(socket.port.as_ref(), &path.child("tcpSocket").child("port"), errors);
-    }
-    let numbers = [
-        ("initialDelaySeconds", probe.initial_delay_seconds),
-        ("timeoutSeconds", probe.timeout_seconds),
-        ("periodSeconds", probe.period_seconds),
-        ("successThreshold", probe.success_threshold),
-        ("failureThreshold", probe.failure_threshold),
-    ];
-    for (field, value) in numbers {
-        not_negative(value, &path.child(field), errors);
-    }
-    if once && probe.success_threshold > 1 {
-        errors.invalid(&path.child("successThreshold"), probe.success_threshold, "must be 1");
     }
 }

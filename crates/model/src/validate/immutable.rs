@@ -88,8 +88,14 @@ impl Rules {
             ),
             Kind::Pod => (
                 &["spec"],
-                &["spec.containers[].image", "spec.initContainers[].image"],
-                "field is immutable; of a pod's spec only the images of its containers may change",
+                &[
+                    "spec.containers[].image",
+                    "spec.initContainers[].image",
+                    // How these may change is looked at apart: `lived`.
+                    "spec.activeDeadlineSeconds",
+                    "spec.tolerations",
+                ],
+                "field is immutable; of a pod's spec only images may change, activeDeadlineSeconds fall and tolerations come",
             ),
             // How these two may change is looked at apart.
             Kind::PersistentVolumeClaim => (
@@ -122,6 +128,11 @@ impl Rules {
                 &["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"],
                 &[],
                 "field is immutable; create a class of another name",
+            ),
+            Kind::PriorityClass => (
+                &["value", "preemptionPolicy"],
+                &[],
+                "field is immutable: pods have it already; create a class of another name",
             ),
             Kind::ControllerRevision => (&["data"], &[], "field is immutable"),
             Kind::Secret if frozen => {

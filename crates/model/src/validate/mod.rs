@@ -4,20 +4,30 @@
 //! Kubernetes'; what Berth cannot do yet is refused here, never ignored. Uniqueness and the existence of other objects
 //! are not looked at: a single object is all there is.
 
+mod affinity;
 mod berth;
 mod budget;
 mod container;
+mod dns;
+mod env;
 mod grow;
 mod immutable;
+mod lifecycle;
+mod lived;
 mod meta;
 mod pod;
+mod priority;
 mod resources;
+mod security;
 mod service;
 mod small;
+mod spread;
 mod statefulset;
 mod status;
 mod storage;
 mod taint;
+mod toleration;
+mod volume;
 
 use pb::api::v1::{Object as AnyObject, object::Object as Variant};
 
@@ -50,6 +60,9 @@ pub fn update(old: &AnyObject, new: &AnyObject) -> Vec<FieldError> {
     immutable::check(old, new, &mut errors);
     if let (Some(Variant::StatefulSet(old)), Some(Variant::StatefulSet(new))) = (&old.object, &new.object) {
         grow::templates(old, new, &mut errors);
+    }
+    if let (Some(Variant::Pod(old)), Some(Variant::Pod(new))) = (&old.object, &new.object) {
+        lived::check(old, new, &mut errors);
     }
     if let (Some(Variant::Service(old)), Some(Variant::Service(new))) = (&old.object, &new.object) {
         service::update(old, new, &mut errors);
@@ -100,7 +113,8 @@ fn content(object: &AnyObject, occasion: Occasion, errors: &mut Errors) {
         Some(Variant::Node(node)) => small::node(node, errors),
         Some(Variant::Event(event)) => small::event(event, errors),
         Some(Variant::PodDisruptionBudget(budget)) => budget::check(budget, errors),
-        Some(Variant::Namespace(_) | Variant::PriorityClass(_)) | None => {}
+        Some(Variant::PriorityClass(class)) => priority::class(class, errors),
+        Some(Variant::Namespace(_)) | None => {}
     }
 }
 
@@ -130,5 +144,7 @@ fn named(value: &str, rule: fn(&str) -> Result<(), &'static str>, path: &FieldPa
     }
 }
 
+#[cfg(test)]
+mod pod_tests;
 #[cfg(test)]
 mod tests;

@@ -1,45 +1,36 @@
 //! Pods: what a spec and a template share, and what only a pod has.
 
-use pb::objects::{KeyToPath, PodSpec, Volume};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{container, named, not_negative, one_of, resources};
+use pb::objects::{Container, ContainerPort, PodSpec};
+
+use super::{
+    affinity,
+    container::{self, Role},
+    dns, named, not_negative, one_of, priority, security, spread, toleration, volume,
+};
 use crate::{
     error::{Errors, FieldPath},
     names,
 };
 
-/// Modes of files are three octal digits.
-const LARGEST_MODE: i32 = 0o777;
+/// Seconds that a pod stops within if it says nothing.
+const USUAL_GRACE: i64 = 30;
 
 /// Checks a pod's spec. `claims` are volumes that a set adds to it.
 pub(super) fn spec(spec: &PodSpec, claims: &[&str], path: &FieldPath, errors: &mut Errors) {
     let mut volumes: Vec<&str> = Vec::new();
-    for (index, volume) in spec.volumes.iter().enumerate() {
+    for (index, one) in spec.volumes.iter().enumerate() {
         let at = path.child("volumes").index(index);
-        check_volume(volume, &at, errors);
-        if !volume.name.is_empty() && volumes.contains(&volume.name.as_str()) {
-            errors.duplicate(&at.child("name"), volume.name.as_str());
+        volume::check(one, &at, errors);
+        if !one.name.is_empty() && volumes.contains(&one.name.as_str()) {
+            errors.duplicate(&at.child("name"), one.name.as_str());
         }
-        volumes.push(&volume.name);
+        volumes.push(&one.name);
     }
     volumes.extend(claims);
-
-    if spec.containers.is_empty() {
-        errors.required(&path.child("containers"), "a pod has at least one container");
-    }
-    let mut seen = Vec::new();
-    let lists = [("containers", &spec.containers, false), ("initContainers", &spec.init_containers, true)];
-    for (list, containers, init) in lists {
-        for (index, one) in containers.iter().enumerate() {
-            let at = path.child(list).index(index);
-            container::check(one, init, &volumes, &at, errors);
-            if !one.name.is_empty() && seen.contains(&one.name.as_str()) {
-                errors.duplicate(&at.child("name"), one.name.as_str());
-            }
-            seen.push(&one.name);
-        }
-        container::duplicate_port_names(containers, &path.child(list), errors);
-    }
+    containers(spec, &volumes, path, errors);
+    placement(spec, path, errors);
 
     one_of(&spec.restart_policy, &["Always", "OnFailure", "Never"], &path.child("restartPolicy"), errors);
     not_negative(
@@ -47,11 +38,117 @@ pub(super) fn spec(spec: &PodSpec, claims: &[&str], path: &FieldPath, errors: &m
         &path.child("terminationGracePeriodSeconds"),
         errors,
     );
-    super::meta::labels(&spec.node_selector, &path.child("nodeSelector"), errors);
     if let Some(context) = &spec.security_context {
-        let at = path.child("securityContext");
-        not_negative(context.run_as_user.unwrap_or(0), &at.child("runAsUser"), errors);
-        not_negative(context.run_as_group.unwrap_or(0), &at.child("runAsGroup"), errors);
+        security::pod(context, &path.child("securityContext"), errors);
+    }
+    for (index, secret) in spec.image_pull_secrets.iter().enumerate() {
+        let at = path.child("imagePullSecrets").index(index).child("name");
+        named(&secret.name, names::dns_subdomain, &at, errors);
+    }
+    dns::check(&spec.dns_policy, spec.dns_config.as_ref(), path, errors);
+    dns::host_aliases(&spec.host_aliases, &path.child("hostAliases"), errors);
+    priority::of_pod(spec, path, errors);
+    for (index, gate) in spec.readiness_gates.iter().enumerate() {
+        let at = path.child("readinessGates").index(index).child("conditionType");
+        named(&gate.condition_type, names::label_key, &at, errors);
+    }
+    let deadline = spec.active_deadline_seconds.filter(|seconds| !(1..=i64::from(i32::MAX)).contains(seconds));
+    if let Some(seconds) = deadline {
+        let why = "must be between 1 and 2147483647, inclusive";
+        errors.invalid(&path.child("activeDeadlineSeconds"), seconds, why);
+    }
+}
+
+/// Where the pod may go.
+fn placement(spec: &PodSpec, path: &FieldPath, errors: &mut Errors) {
+    super::meta::labels(&spec.node_selector, &path.child("nodeSelector"), errors);
+    if let Some(rules) = &spec.affinity {
+        affinity::check(rules, &path.child("affinity"), errors);
+    }
+    toleration::check(&spec.tolerations, &path.child("tolerations"), errors);
+    let constraints = &spec.topology_spread_constraints;
+    spread::check(constraints, &path.child("topologySpreadConstraints"), errors);
+}
+
+fn containers(spec: &PodSpec, volumes: &[&str], path: &FieldPath, errors: &mut Errors) {
+    if spec.containers.is_empty() {
+        errors.required(&path.child("containers"), "a pod has at least one container");
+    }
+    let grace = spec.termination_grace_period_seconds.unwrap_or(USUAL_GRACE);
+    let mut seen = Vec::new();
+    for (list, containers) in lists(spec) {
+        for (index, one) in containers.iter().enumerate() {
+            let at = path.child(list).index(index);
+            let role = Role::of(one, list == INIT);
+            container::check(one, role, grace, volumes, &at, errors);
+            if !one.name.is_empty() && seen.contains(&one.name.as_str()) {
+                errors.duplicate(&at.child("name"), one.name.as_str());
+            }
+            seen.push(&one.name);
+        }
+        container::duplicate_port_names(containers, &path.child(list), errors);
+    }
+    host_ports(spec, path, errors);
+    named_containers(spec, path, errors);
+}
+
+const INIT: &str = "initContainers";
+
+/// Both lists of containers, by their names.
+fn lists(spec: &PodSpec) -> [(&'static str, &[Container]); 2] {
+    [("containers", &spec.containers), (INIT, &spec.init_containers)]
+}
+
+/// A port of the node leads to one container. Init containers that end are gone when the others start.
+fn host_ports(spec: &PodSpec, path: &FieldPath, errors: &mut Errors) {
+    let mut seen: BTreeSet<(&str, &str, i32)> = BTreeSet::new();
+    for (list, containers) in lists(spec) {
+        let running = containers.iter().enumerate().filter(|(_, one)| Role::of(one, list == INIT) != Role::Init);
+        for (index, one) in running {
+            for (place, port) in one.ports.iter().enumerate().filter(|(_, port)| port.host_port != 0) {
+                let ContainerPort { protocol, host_ip, host_port, .. } = port;
+                if !seen.insert((protocol, host_ip, *host_port)) {
+                    let at = path.child(list).index(index).child("ports").index(place).child("hostPort");
+                    errors.duplicate(&at, *host_port);
+                }
+            }
+        }
+    }
+}
+
+/// Whoever asks for the bound of another container names one that there is.
+fn named_containers(spec: &PodSpec, path: &FieldPath, errors: &mut Errors) {
+    let mut asked: BTreeMap<String, &str> = BTreeMap::new();
+    for (list, containers) in lists(spec) {
+        for (index, one) in containers.iter().enumerate() {
+            for (place, variable) in one.env.iter().enumerate() {
+                let source = variable.value_from.as_ref().and_then(|from| from.resource_field_ref.as_ref());
+                let at = path.child(list).index(index).child("env").index(place).child("valueFrom");
+                asked.extend(source.map(|source| (at.as_str().to_owned(), source.container_name.as_str())));
+            }
+        }
+    }
+    for (index, one) in spec.volumes.iter().enumerate() {
+        let at = path.child("volumes").index(index);
+        let direct = one.downward_api.iter().map(|source| (at.child("downwardAPI"), source.items.as_slice()));
+        let sources = one.projected.iter().flat_map(|projected| &projected.sources).enumerate();
+        let nested = sources.filter_map(|(place, source)| {
+            let items = source.downward_api.as_ref()?.items.as_slice();
+            Some((at.child("projected").child("sources").index(place).child("downwardAPI"), items))
+        });
+        for (at, items) in direct.chain(nested) {
+            for (place, item) in items.iter().enumerate() {
+                let source = item.resource_field_ref.as_ref();
+                let at = at.child("items").index(place);
+                asked.extend(source.map(|source| (at.as_str().to_owned(), source.container_name.as_str())));
+            }
+        }
+    }
+    let there: BTreeSet<&str> = lists(spec).into_iter().flat_map(|(_, all)| all).map(|one| one.name.as_str()).collect();
+    for (at, name) in asked.into_iter().filter(|(_, name)| !name.is_empty() && !there.contains(name)) {
+        let all: Vec<_> = there.iter().copied().collect();
+        let at = FieldPath::of(&at).child("resourceFieldRef").child("containerName");
+        errors.not_found(&at, name, format!("the pod's containers are {}", all.join(", ")));
     }
 }
 
@@ -64,71 +161,5 @@ pub(super) fn names(spec: &PodSpec, path: &FieldPath, errors: &mut Errors) {
     }
     if !spec.node_name.is_empty() {
         named(&spec.node_name, names::dns_subdomain, &path.child("nodeName"), errors);
-    }
-}
-
-fn check_volume(volume: &Volume, path: &FieldPath, errors: &mut Errors) {
-    named(&volume.name, names::dns_label, &path.child("name"), errors);
-    let sources = [
-        volume.persistent_volume_claim.is_some(),
-        volume.empty_dir.is_some(),
-        volume.config_map.is_some(),
-        volume.secret.is_some(),
-    ];
-    match sources.iter().filter(|set| **set).count() {
-        0 => errors.required(path, "must specify a volume type: persistentVolumeClaim, emptyDir, configMap or secret"),
-        1 => {}
-        _ => errors.forbidden(path, "may not specify more than 1 volume type"),
-    }
-    if let Some(claim) = &volume.persistent_volume_claim {
-        named(&claim.claim_name, names::dns_subdomain, &path.child("persistentVolumeClaim").child("claimName"), errors);
-    }
-    if let Some(dir) = &volume.empty_dir {
-        let at = path.child("emptyDir");
-        if !matches!(dir.medium.as_str(), "" | "Memory") {
-            errors.not_supported(&at.child("medium"), &dir.medium, &["", "Memory"]);
-        }
-        if let Some(limit) = &dir.size_limit {
-            resources::quantity(limit, &at.child("sizeLimit"), errors);
-            if dir.medium != "Memory" {
-                errors.forbidden(
-                    &at.child("sizeLimit"),
-                    "only enforced with medium Memory: set that, or leave the limit out",
-                );
-            }
-        }
-    }
-    if let Some(source) = &volume.config_map {
-        let at = path.child("configMap");
-        named(&source.name, names::dns_subdomain, &at.child("name"), errors);
-        files(&source.items, source.default_mode, &at, errors);
-    }
-    if let Some(source) = &volume.secret {
-        let at = path.child("secret");
-        named(&source.secret_name, names::dns_subdomain, &at.child("secretName"), errors);
-        files(&source.items, source.default_mode, &at, errors);
-    }
-}
-
-fn files(items: &[KeyToPath], default_mode: Option<i32>, path: &FieldPath, errors: &mut Errors) {
-    mode(default_mode, &path.child("defaultMode"), errors);
-    for (index, item) in items.iter().enumerate() {
-        let at = path.child("items").index(index);
-        named(&item.key, names::config_key, &at.child("key"), errors);
-        mode(item.mode, &at.child("mode"), errors);
-        let to = at.child("path");
-        if item.path.is_empty() {
-            errors.required(&to, "");
-        } else if item.path.starts_with('/') {
-            errors.invalid(&to, item.path.as_str(), "must be a relative path");
-        } else if item.path.split('/').any(|part| part == "..") {
-            errors.invalid(&to, item.path.as_str(), "must not contain '..'");
-        }
-    }
-}
-
-fn mode(mode: Option<i32>, path: &FieldPath, errors: &mut Errors) {
-    if let Some(mode) = mode.filter(|mode| !(0..=LARGEST_MODE).contains(mode)) {
-        errors.invalid(path, mode, "must be a number between 0 and 0777 (octal), both inclusive");
     }
 }

@@ -128,6 +128,14 @@ fn template(spec: &StatefulSetSpec, path: &FieldPath, errors: &mut Errors) {
     if !matches!(pod_spec.restart_policy.as_str(), "" | "Always") {
         errors.not_supported(&at.child("restartPolicy"), &pod_spec.restart_policy, &["Always"]);
     }
+    if pod_spec.active_deadline_seconds.is_some() {
+        let why = "the pods of a set have no end: leave the field out";
+        errors.forbidden(&at.child("activeDeadlineSeconds"), why);
+    }
+    if pod_spec.priority.is_some() {
+        let why = "is written into each pod from its PriorityClass: name that in priorityClassName";
+        errors.forbidden(&at.child("priority"), why);
+    }
     let claims: Vec<_> =
         spec.volume_claim_templates.iter().filter_map(|c| Some(c.metadata.as_ref()?.name.as_str())).collect();
     pod::spec(&pod_spec, &claims, &at, errors);

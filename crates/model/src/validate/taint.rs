@@ -1,30 +1,27 @@
-//! Taints of nodes. One is known so far: the word of a person that a machine is off (NL-3d).
+//! Taints of nodes: why pods shall keep away, or go.
 
 use std::collections::BTreeSet;
 
 use pb::objects::Taint;
 
-use super::one_of;
-use crate::error::{Errors, FieldPath};
+use super::{named, one_of, toleration::EFFECTS};
+use crate::{
+    error::{Errors, FieldPath},
+    names,
+};
 
-/// The key of the taint that says that a machine is off: nothing of it runs, and it will not come back by itself.
+/// The key of the taint that says that a machine is off: nothing of it runs, and it will not come back by itself (NL-3d).
 pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 pub(super) fn check(taints: &[Taint], path: &FieldPath, errors: &mut Errors) {
     let mut seen = BTreeSet::new();
     for (index, taint) in taints.iter().enumerate() {
         let path = path.index(index);
-        match taint.key.as_str() {
-            "" => errors.required(&path.child("key"), format!("{OUT_OF_SERVICE:?} is supported")),
-            OUT_OF_SERVICE => {}
-            other => errors.not_supported_because(
-                &path.child("key"),
-                other,
-                &[OUT_OF_SERVICE],
-                "other taints are not supported by Berth yet: cordon the node (spec.unschedulable) to keep pods away",
-            ),
+        named(&taint.key, names::label_key, &path.child("key"), errors);
+        if let Err(broken) = names::label_value(&taint.value) {
+            errors.invalid(&path.child("value"), taint.value.as_str(), broken);
         }
-        one_of(&taint.effect, &["NoSchedule", "NoExecute"], &path.child("effect"), errors);
+        one_of(&taint.effect, &EFFECTS, &path.child("effect"), errors);
         if !seen.insert((&taint.key, &taint.effect)) {
             errors.duplicate(&path, format!("{}:{}", taint.key, taint.effect));
         }

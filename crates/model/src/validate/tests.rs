@@ -284,16 +284,39 @@ fn kinds_of_errors() {
 }
 
 #[test]
-fn a_machine_that_is_off_can_be_said_to_be_and_other_taints_are_named_as_missing() {
+fn a_node_may_have_any_taint_once() {
     let node = |taints: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": {"taints": taints}});
     let off = json!({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"});
-    good(&node(json!([off])));
+    good(&node(json!([off, {"key": "gpu", "effect": "PreferNoSchedule"}, {"key": "gpu", "effect": "NoSchedule"}])));
     assert_eq!(
-        bad(&node(json!([off, off, {"key": "gpu", "effect": "PreferNoSchedule"}]))),
+        bad(&node(json!([off, off, {"key": "g p u", "effect": "Never"}]))),
         [
             r#"spec.taints[1]: Duplicate value: "node.kubernetes.io/out-of-service:NoExecute""#,
-            r#"spec.taints[2].effect: Unsupported value: "PreferNoSchedule": supported values: "NoSchedule", "NoExecute""#,
-            r#"spec.taints[2].key: Unsupported value: "gpu": supported values: "node.kubernetes.io/out-of-service"; other taints are not supported by Berth yet: cordon the node (spec.unschedulable) to keep pods away"#,
+            r#"spec.taints[2].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute""#,
+            "spec.taints[2].key: Invalid value: \"g p u\": must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character, with an optional DNS prefix and '/' (such as MyName, my.name or example.com/my-name)",
         ]
     );
+}
+
+#[test]
+fn a_priority_class_keeps_its_value() {
+    let class = |value: i64| {
+        json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"},
+            "value": value, "description": "first",
+        })
+    };
+    good(&class(1_000_000_000));
+    good(&class(-7));
+    assert_eq!(
+        bad(&with(class(1_000_000_001), "/metadata/name", json!("system-mine"))),
+        [
+            r#"metadata.name: Forbidden: names with prefix "system-" are reserved; the system's own classes exist without objects"#,
+            "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
+        ]
+    );
+    let other = with(with(class(8), "/preemptionPolicy", json!("Never")), "/description", json!("second"));
+    let texts = updated(&class(7), &other);
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(texts[0].starts_with("preemptionPolicy: Forbidden") && texts[1].starts_with("value: Forbidden"));
 }
