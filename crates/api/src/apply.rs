@@ -160,7 +160,11 @@ impl Shared {
                     Ok(new) => self.admit(&live.object, &new).await.map(|()| new),
                     refused => refused,
                 },
-                None => document.fresh(),
+                None => match document.fresh() {
+                    // Whether an address that it chose can be had; which one it is given is settled when it is written.
+                    Ok(mut new) => self.with_address(None, &mut new).await.map(|_| new),
+                    refused => refused,
+                },
             };
             match judged {
                 Ok(_) => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use runtime::{CommonArgs, EtcdArgs};
 
-use crate::node::cidr::Network;
+use crate::{cluster_ip::ServiceCidr, node::cidr::Network};
 
 /// The API service: validates, stores and tells; the only service that node agents talk to.
 #[derive(Args, Clone, Debug)]
@@ -25,6 +25,9 @@ pub struct Config {
     /// Network that the nodes' pod networks (one /24 each) are cut from.
     #[arg(long, value_name = "NETWORK", default_value = "10.77.0.0/16")]
     pub pod_cidr: Network,
+    /// Range of the Services' virtual addresses; must not overlap the pods'.
+    #[arg(long, value_name = "NETWORK", default_value = "10.96.0.0/16")]
+    pub service_cidr: ServiceCidr,
     /// Seconds that a node counts as alive after its last sign of life.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=3600))]
     pub node_lease_seconds: u64,
@@ -39,6 +42,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// Network that the nodes' pod networks are cut from.
     pub pod_cidr: Network,
+    /// Range of the Services' virtual addresses.
+    pub service_cidr: ServiceCidr,
     /// How long a node counts as alive after its last sign of life.
     pub node_lease: Duration,
 }
@@ -50,6 +55,7 @@ impl Config {
             volumes: self.volumes.clone(),
             cluster_domain: self.cluster_domain.clone(),
             pod_cidr: self.pod_cidr,
+            service_cidr: self.service_cidr,
             node_lease: Duration::from_secs(self.node_lease_seconds),
         }
     }

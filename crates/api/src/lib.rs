@@ -8,6 +8,7 @@
 mod admission;
 mod apply;
 mod caches;
+mod cluster_ip;
 mod config;
 mod delete;
 mod delete_collection;
@@ -44,6 +45,7 @@ use runtime::{
 };
 use store::Store;
 
+pub use cluster_ip::{BadServiceCidr, ServiceCidr};
 pub use config::{Config, Settings};
 pub use node::cidr::{BadNetwork, Network};
 pub use service::{Api, Nodes};
@@ -115,6 +117,12 @@ impl Shared {
 /// When the flags name no store, or the address is taken.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let settings = config.settings();
+    anyhow::ensure!(
+        !settings.service_cidr.overlaps(settings.pod_cidr),
+        "--service-cidr {} overlaps --pod-cidr {}: choose ranges that share no address",
+        settings.service_cidr,
+        settings.pod_cidr
+    );
     let store = config.etcd.connect().await?;
     let tasks = Tasks::new(&shutdown);
     let started = shutdown.run_until_cancelled(Shared::start(store, settings, &tasks)).await;

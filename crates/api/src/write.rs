@@ -3,12 +3,17 @@
 //! No write is unguarded (I13), an update that changes nothing writes nothing, and an object is never brought back by a
 //! write that was decided before its deletion (I27): the guard names the revision that was read.
 
-use pb::{Kind, Object, api::v1::Object as AnyObject, objects::Namespace};
+use pb::{
+    Kind, Object,
+    api::v1::{Object as AnyObject, object::Object as Variant},
+    objects::Namespace,
+};
 use store::{Guard, Key, Op, Revision, Txn, TxnOutcome, objects::put_any};
 
 use crate::{
     Shared, admission,
     caches::Stored,
+    cluster_ip::Along,
     error::{Error, Result, called},
     object::{born, changed, copy_status, may_go, meta_mut},
     view,
@@ -96,6 +101,9 @@ pub fn updated(old: &AnyObject, mut new: AnyObject, part: Part) -> Result<AnyObj
         return Ok(result);
     }
     view::complete(Some(old), &mut new)?;
+    if let (Some(Variant::Service(old)), Some(Variant::Service(new))) = (&old.object, &mut new.object) {
+        model::service::carry(old, new);
+    }
     admission::default(&mut new);
     changed(old, &mut new)?;
     admission::update(old, &new)?;
@@ -134,16 +142,18 @@ impl Shared {
     /// Writes a new object that has been found good.
     pub async fn insert(&self, mut object: AnyObject, dry_run: bool) -> Result<AnyObject> {
         note_trace(&mut object);
-        let Some((kind, op)) = object.kind().zip(put_any(&object)) else {
-            return Err(Error::field("object", "Required value"));
-        };
         let (namespace, name) = (object.meta().namespace.clone(), object.meta().name.clone());
+        let kind = object.kind().ok_or_else(|| Error::field("object", "Required value"))?;
         for attempt in 0..ATTEMPTS {
-            let mut guards = vec![Guard::Absent(op.key().clone())];
+            let mut object = object.clone();
+            let Along { mut guards, mut ops } = self.with_address(None, &mut object).await?;
+            let op = put_any(&object).ok_or_else(|| Error::field("object", "Required value"))?;
+            guards.push(Guard::Absent(op.key().clone()));
+            ops.push(op);
             if kind.namespaced() {
                 guards.push(self.namespace_guard(&namespace, attempt > 0).await?);
             }
-            if !dry_run && let Some(revision) = self.commit(kind, guards, vec![op.clone()]).await? {
+            if !dry_run && let Some(revision) = self.commit(kind, guards, ops).await? {
                 meta_mut(&mut object)?.resource_version = revision.to_string();
                 return Ok(object);
             }
@@ -235,15 +245,20 @@ impl Shared {
     ) -> Result<Option<Outcome>> {
         guards.push(Guard::ModRevision(old.key.clone(), old.mod_revision));
         if may_go(&new) {
-            let gone = self.commit(kind, guards, vec![Op::Delete(old.key.clone())]).await?;
+            let mut ops = Along::release(&old.object).ops;
+            ops.push(Op::Delete(old.key.clone()));
+            let gone = self.commit(kind, guards, ops).await?;
             return Ok(gone.map(|_| Outcome::Gone(new)));
         }
         note_trace(&mut new);
+        let Along { guards: more, mut ops } = self.with_address(Some(&old.object), &mut new).await?;
+        guards.extend(more);
         let op = put_any(&new).ok_or_else(|| Error::field("object", "Required value"))?;
         if *op.key() != old.key {
             return Err(Error::Bug(format!("the new {} would be written over {}", op.key(), old.key)));
         }
-        let Some(revision) = self.commit(kind, guards, vec![op]).await? else { return Ok(None) };
+        ops.push(op);
+        let Some(revision) = self.commit(kind, guards, ops).await? else { return Ok(None) };
         meta_mut(&mut new)?.resource_version = revision.to_string();
         Ok(Some(Outcome::Written(new)))
     }
@@ -251,7 +266,9 @@ impl Shared {
     /// Removes an object; false if it was changed since it was read.
     pub async fn remove(&self, kind: Kind, old: &Stored, mut guards: Vec<Guard>) -> Result<bool> {
         guards.push(Guard::ModRevision(old.key.clone(), old.mod_revision));
-        Ok(self.commit(kind, guards, vec![Op::Delete(old.key.clone())]).await?.is_some())
+        let mut ops = Along::release(&old.object).ops;
+        ops.push(Op::Delete(old.key.clone()));
+        Ok(self.commit(kind, guards, ops).await?.is_some())
     }
 
     /// Makes what every cluster has, if it is missing.

@@ -299,8 +299,12 @@ async fn endpoints_follow_pods(h: &Harness) {
     let web = h.create(pod("web-0", "n1")).await.unwrap();
     report(h, "n1", &web, "Running", false).await;
     let Some(Change::Upsert(one)) = next(&mut endpoints).await.change else { panic!() };
-    let expected =
-        Endpoint { ip: "10.77.1.5".into(), hostname: "web-0".into(), pod_name: "web-0".into(), ..Endpoint::default() };
+    let expected = Endpoint {
+        ip: "10.77.1.5".into(),
+        hostname: "web-0".into(),
+        pod_name: "web-0".into(),
+        target_ports: vec![80],
+    };
     assert_eq!(one.endpoints, [expected]);
     // A terminating pod is not answered any more (DNS-4).
     h.delete("pod", "web-0").await.unwrap();

@@ -1,6 +1,6 @@
 //! Keys: `/berth/<plural>/<namespace>/<name>`, and without a namespace for objects of the whole cluster.
 
-use std::fmt;
+use std::{fmt, net::Ipv4Addr};
 
 use pb::{Kind, Object, ObjectExt};
 
@@ -38,6 +38,11 @@ impl Key {
     /// The key that lives as long as a node's lease.
     pub fn node_lease(node: &str) -> Self {
         Self(format!("{ROOT}leases/nodes/{node}"))
+    }
+
+    /// The key that a Service holds as long as it has this virtual address; its value says which one.
+    pub fn cluster_ip(address: Ipv4Addr) -> Self {
+        Self(format!("{ROOT}clusterips/{address}"))
     }
 
     /// A key as text, from a message or the store itself.

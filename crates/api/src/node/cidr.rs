@@ -39,6 +39,16 @@ impl fmt::Display for Network {
 }
 
 impl Network {
+    /// The first address, as a number.
+    pub fn base(self) -> u32 {
+        self.base
+    }
+
+    /// How many bits all its addresses share.
+    pub fn bits(self) -> u8 {
+        self.bits
+    }
+
     /// The first node network that nobody has; None when all are given away. The cluster's first one is left out, so
     /// that no node's gateway is the network's own address.
     pub fn first_free(self, taken: &BTreeSet<String>) -> Option<String> {

@@ -52,6 +52,7 @@ impl Harness {
             volumes: "http://127.0.0.1:1".into(),
             cluster_domain: "cluster.local".into(),
             pod_cidr: "10.77.0.0/16".parse().unwrap(),
+            service_cidr: "10.96.0.0/27".parse().unwrap(),
             node_lease: Duration::from_secs(10),
         };
         let shared = Shared::start(store.clone(), settings, &tasks).await.unwrap();

@@ -18,7 +18,7 @@ pub fn header(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::StatefulSet => (&["NAME", "READY", "AGE"], &["CONTAINERS", "IMAGES"]),
         Kind::ControllerRevision => (&["NAME", "CONTROLLER", "REVISION", "AGE"], &[]),
         Kind::Pod => (&["NAME", "READY", "STATUS", "RESTARTS", "AGE"], &["IP", "NODE"]),
-        Kind::Service => (&["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "AGE"], &["SELECTOR"]),
+        Kind::Service => (&["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "AGE"], &["EXTERNAL-NAME", "SELECTOR"]),
         Kind::PersistentVolumeClaim => {
             (&["NAME", "STATUS", "VOLUME", "CAPACITY", "ACCESS MODES", "STORAGECLASS", "AGE"], &["VOLUMEMODE"])
         }
@@ -168,6 +168,7 @@ fn service_row(service: &Service, common: Common) -> Vec<String> {
         or_none(spec.cluster_ip),
         or_none(ports.join(",")),
         common.age,
+        or_none(spec.external_name),
         joined(&spec.selector),
     ]
 }
