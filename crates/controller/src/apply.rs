@@ -268,6 +268,7 @@ impl<'a> Apply<'a> {
         let revision = self.revision(new.revision.as_str())?;
         let template = revision.data.clone().unwrap_or_default();
         let mut pod = born_pod(stamp::pod(&self.observed.set, &template, new), self.around.host.birth());
+        self.around.priorities.admit(&mut pod)?;
         if let Some(trace) = runtime::trace::current() {
             pod.meta_mut().annotations.insert(runtime::trace::ANNOTATION.to_owned(), trace);
         }

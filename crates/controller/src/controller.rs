@@ -31,6 +31,7 @@ use crate::{
     metrics, nodes,
     observed::{Observed, SetKey},
     ports::{Placer, Volumes},
+    priorities::Priorities,
     step::{self, Done, StatusOutcome, StatusPolicy, Surroundings},
     stranded, tell, triggers,
     write::{Fault, Wrote},
@@ -61,20 +62,24 @@ pub struct Parts {
 pub async fn run(parts: Parts, identity: &str, shutdown: &CancellationToken) {
     let tasks = Tasks::new(shutdown);
     let caches = Caches::start(&parts.store, &tasks);
+    let priorities = Priorities::start(&parts.store, &tasks);
     let store = Arc::clone(&parts.store);
-    leader::lead(store, ROLE, identity, shutdown, |leadership| lead(&parts, &caches, leadership)).await;
+    let led = |leadership| lead(&parts, &caches, &priorities, leadership);
+    leader::lead(store, ROLE, identity, shutdown, led).await;
     tasks.finish(DRAIN).await;
 }
 
 /// Works while leading.
-async fn lead(parts: &Parts, caches: &Caches, leadership: Leadership) {
+async fn lead(parts: &Parts, caches: &Caches, priorities: &Priorities, leadership: Leadership) {
     let Leadership { guard, lost } = leadership;
     let tasks = Tasks::new(&lost);
     caches.synced().await;
+    priorities.synced().await;
     let around = Surroundings {
         store: Arc::clone(&parts.store),
         placer: Arc::clone(&parts.placer),
         volumes: Arc::clone(&parts.volumes),
+        priorities: priorities.clone(),
         host: Arc::clone(&parts.host),
         fence: Some(guard.clone()),
         tried: Default::default(),
@@ -93,6 +98,8 @@ async fn lead(parts: &Parts, caches: &Caches, leadership: Leadership) {
     }
     let (all, queue) = (caches.clone(), sets.queue.clone());
     tasks.spawn("triggers", async move { triggers::run(&all, &queue).await });
+    let (all, queue, priorities) = (caches.clone(), sets.queue.clone(), priorities.clone());
+    tasks.spawn("priorities", async move { priorities.wake(&all, &queue).await });
     tasks.spawn("nodes", nodes::run(caches.clone(), around.clone()));
     tasks.spawn("budgets", budgets::status::run(caches.clone(), around.clone()));
     tasks.spawn("stranded", stranded::run(caches.clone(), around.clone(), sets.recorder.clone()));

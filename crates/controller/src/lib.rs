@@ -24,6 +24,7 @@ pub mod nodes;
 pub mod object;
 pub mod observed;
 pub mod ports;
+pub mod priorities;
 pub mod step;
 pub mod stranded;
 mod tell;

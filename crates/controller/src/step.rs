@@ -17,6 +17,7 @@ use crate::{
     host::Host,
     observed::Observed,
     ports::{Placer, Volumes},
+    priorities::Priorities,
     tried::Tried,
     write::{Fault, Wrote},
 };
@@ -33,6 +34,8 @@ pub struct Surroundings {
     pub placer: Arc<dyn Placer>,
     /// Finds and makes volumes.
     pub volumes: Arc<dyn Volumes>,
+    /// What pods' priorities are.
+    pub priorities: Priorities,
     /// Time and identities.
     pub host: Arc<dyn Host>,
     /// The leader's election key, compared by every transaction.

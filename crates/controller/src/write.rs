@@ -21,6 +21,9 @@ pub enum Fault {
     /// A value that should be an object is none: nothing is decided until it is repaired.
     #[error(transparent)]
     Undecodable(#[from] store::objects::Undecodable),
+    /// What the set asks for cannot be had as things are; people are told what to change.
+    #[error("{0}")]
+    Refused(String),
     /// The plan speaks of something that was not observed, or another service answered what makes no sense.
     #[error("{0}; planning again")]
     Nonsense(String),

@@ -109,6 +109,7 @@ impl Process {
                 store: Arc::new(wire.clone()),
                 placer: Arc::new(services()),
                 volumes: Arc::new(services()),
+                priorities: Default::default(),
                 host: Arc::new(clock.clone()),
                 fence: None,
                 tried: Default::default(),

@@ -29,7 +29,15 @@ impl Steps {
         caches.synced().await;
         let (placer, volumes, host) = (Arc::new(OneNode::default()), Arc::new(Imaginary), Arc::new(SystemHost));
         Self {
-            around: Surroundings { store, placer, volumes, host, fence: None, tried: Default::default() },
+            around: Surroundings {
+                store,
+                placer,
+                volumes,
+                priorities: Default::default(),
+                host,
+                fence: None,
+                tried: Default::default(),
+            },
             caches,
             _tasks: tasks,
         }

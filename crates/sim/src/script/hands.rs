@@ -56,6 +56,7 @@ impl Hands {
             store: Arc::new(wire.clone()),
             placer: Arc::new(services()),
             volumes: Arc::new(services()),
+            priorities: Default::default(),
             host: Arc::new(host.clone()),
             fence: None,
             tried: Default::default(),
