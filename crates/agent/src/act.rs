@@ -30,7 +30,8 @@ impl Failed {
         Self { reason, message: message.to_string() }
     }
 
-    fn status(reason: &'static str) -> impl Fn(Status) -> Self {
+    /// What the runtime said.
+    pub fn status(reason: &'static str) -> impl Fn(Status) -> Self {
         move |status| Self::new(reason, status.message())
     }
 }
@@ -61,10 +62,8 @@ pub async fn perform(shared: &Shared, bundle: &PodBundle, runtime: &Runtime, act
             let start = Start { name, attempt: *attempt, crashes: *crashes, sandbox };
             start_container(shared, bundle, runtime, start).await
         }
-        Action::StopContainer { id, name, grace, why } => {
-            tracing::info!(container = name, why, grace_seconds = grace.as_secs(), "stopping container");
-            shared.cri.stop_container(id, *grace).await.map_err(Failed::status("FailedKillContainer"))
-        }
+        // These go on by themselves: see `hooks`.
+        Action::RunPostStart { .. } | Action::RunPreStop { .. } | Action::StopContainer { .. } => Ok(()),
         Action::RemoveContainer { id, .. } => {
             shared.cri.remove_container(id).await.map_err(Failed::status("FailedRemoveContainer"))?;
             remove_log(shared, bundle, runtime, id).map_err(|error| Failed::new("FailedRemoveContainer", error))

@@ -20,6 +20,8 @@ mod env;
 mod events;
 mod facts;
 mod hollow;
+mod hooks;
+mod http;
 mod logs;
 mod metrics;
 mod mounts;

@@ -4,24 +4,24 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use pb::objects::{
-    Container as ContainerSpec, HttpGetAction, IntOrString, Pod, PodStatus, Probe, int_or_string::Kind as Port,
+    Container as ContainerSpec, GrpcAction, IntOrString, Pod, PodStatus, Probe, int_or_string::Kind as Port,
 };
 use plan::node::{
-    ContainerState, Runtime, Verdicts,
+    ContainerState, Effort, Fatal, Hook, Runtime, Verdicts,
     probe::{Kind, State, Timing, Verdict},
 };
 use tokio::{net::TcpStream, sync::Notify};
 use tokio_util::task::AbortOnDropHandle;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::cri::Cri;
-
-/// Output of a failed command that is kept for people.
-const OUTPUT_KEPT: usize = 512;
+use crate::{
+    cri::Cri,
+    hooks::beginning,
+    http::{self, Target},
+};
 
 /// The probes of one pod. Dropping it ends them.
 #[derive(Debug)]
@@ -50,13 +50,20 @@ impl Probers {
 
     /// Starts and ends probes so that exactly those run that the containers need. What `before` says of a container that
     /// runs already is believed until its probes say otherwise: an agent that starts anew makes no pod unready.
-    pub fn sync(&mut self, pod: &Pod, runtime: &Runtime, before: &PodStatus) {
+    ///
+    /// Probes begin when the postStart hook has ended.
+    pub fn sync(&mut self, pod: &Pod, runtime: &Runtime, efforts: &BTreeMap<String, Effort>, before: &PodStatus) {
         let mut wanted: BTreeMap<(String, Kind), Task> = BTreeMap::new();
         let sandbox = runtime.current();
-        for spec in pod.spec.iter().flat_map(|spec| &spec.containers) {
+        for spec in pod.spec.iter().flat_map(|spec| spec.init_containers.iter().chain(&spec.containers)) {
             let runs = runtime.runs(&spec.name);
             let (Some(run), Some(sandbox)) = (runs.first(), sandbox) else { continue };
             let ContainerState::Running { started_at } = run.state else { continue };
+            let hook = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+            let done = |effort: &Effort| matches!(effort.post_start, Hook::Ended { .. });
+            if hook && !efforts.get(&run.id).is_some_and(done) {
+                continue;
+            }
             let mut verdicts = self.verdicts.lock();
             let said = verdicts.entry(run.id.clone()).or_insert_with(|| told_before(&run.id, before));
             let starting = spec.startup_probe.is_some() && !said.started;
@@ -91,7 +98,11 @@ impl Probers {
 }
 
 fn told_before(id: &str, before: &PodStatus) -> Verdicts {
-    let told = before.container_statuses.iter().find(|status| status.container_id == format!("containerd://{id}"));
+    let told = before
+        .container_statuses
+        .iter()
+        .chain(&before.init_container_statuses)
+        .find(|status| status.container_id == format!("containerd://{id}"));
     Verdicts {
         started: told.is_some_and(|status| status.started == Some(true)),
         ready: told.is_some_and(|status| status.ready),
@@ -141,7 +152,7 @@ impl Task {
             (Kind::Readiness, verdict) => said.ready = verdict == Verdict::Success,
             (kind, Verdict::Failure) => {
                 let problem = problem.unwrap_or_default();
-                said.fatal = Some(format!("its {} probe failed: {problem}", kind.name()));
+                said.fatal = Some(Fatal { probe: kind, message: problem });
             }
             _ => {}
         }
@@ -158,73 +169,46 @@ impl Task {
                 code => Err(format!("exit code {code}: {}", beginning(&output.stdout, &output.stderr))),
             };
         }
+        let target = Target { spec: &self.spec, ip: &self.ip };
         let network = async {
             if let Some(get) = &self.probe.http_get {
-                http_get(self.address(&get.host, get.port.as_ref())?, get).await
+                match http::get(target, get).await? {
+                    (200..400, _) => Ok(()),
+                    (code, url) => Err(format!("GET {url} answered {code}")),
+                }
             } else if let Some(socket) = &self.probe.tcp_socket {
-                let address = self.address(&socket.host, socket.port.as_ref())?;
+                let address = target.address(&socket.host, socket.port.as_ref())?;
                 TcpStream::connect(address).await.map(drop).map_err(|error| format!("connect to {address}: {error}"))
+            } else if let Some(grpc) = &self.probe.grpc {
+                health(target.address("", Some(&number(grpc.port)))?, grpc).await
             } else {
-                Err("it has no exec, httpGet or tcpSocket".to_owned())
+                Err("it has no exec, httpGet, tcpSocket or grpc".to_owned())
             }
         };
         tokio::time::timeout(limit, network).await.map_err(|_| late())?
     }
+}
 
-    fn address(&self, host: &str, port: Option<&IntOrString>) -> Result<SocketAddr, String> {
-        let port = match port.and_then(|port| port.kind.as_ref()) {
-            Some(Port::IntValue(number)) => *number,
-            Some(Port::StringValue(name)) => match name.parse() {
-                Ok(number) => number,
-                Err(_) => {
-                    let named = self.spec.ports.iter().find(|port| port.name == *name);
-                    named.ok_or_else(|| format!("the container has no port named {name:?}"))?.container_port
-                }
-            },
-            None => return Err("it has no port".to_owned()),
-        };
-        let port = u16::try_from(port).map_err(|_| format!("port {port} is not 1 to 65535"))?;
-        let host = if host.is_empty() { &self.ip } else { host };
-        let host = host.parse().map_err(|_| format!("host {host:?} is not an IP address"))?;
-        Ok(SocketAddr::new(host, port))
+fn number(port: i32) -> IntOrString {
+    IntOrString { kind: Some(Port::IntValue(port)) }
+}
+
+/// Asks the gRPC health service.
+async fn health(address: SocketAddr, grpc: &GrpcAction) -> Result<(), String> {
+    let service = grpc.service.clone().unwrap_or_default();
+    let url = format!("http://{address}");
+    let endpoint = tonic::transport::Endpoint::from_shared(url.clone()).map_err(|error| error.to_string())?;
+    let channel = endpoint.connect().await.map_err(|error| format!("connect to {url}: {error}"))?;
+    let request = HealthCheckRequest { service: service.clone() };
+    let answer = HealthClient::new(channel).check(request).await;
+    let answer = answer.map_err(|status| format!("health of {service:?} at {url}: {}", status.message()))?.into_inner();
+    match answer.status() {
+        ServingStatus::Serving => Ok(()),
+        other => Err(format!("health of {service:?} at {url} is {}", other.as_str_name())),
     }
 }
 
 /// Negative is now.
 fn std_duration(duration: SignedDuration) -> Duration {
     Duration::try_from(duration).unwrap_or_default()
-}
-
-fn beginning(stdout: &[u8], stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(if stderr.is_empty() { stdout } else { stderr }).trim().to_owned();
-    text.chars().take(OUTPUT_KEPT).collect()
-}
-
-async fn http_get(address: SocketAddr, get: &HttpGetAction) -> Result<(), String> {
-    if !get.scheme.is_empty() && !get.scheme.eq_ignore_ascii_case("HTTP") {
-        return Err(format!("scheme {:?} is not supported: use HTTP, or an exec probe", get.scheme));
-    }
-    let path = match get.path.as_str() {
-        path if path.starts_with('/') => path.to_owned(),
-        path => format!("/{path}"),
-    };
-    let stream = TcpStream::connect(address).await.map_err(|error| format!("connect to {address}: {error}"))?;
-    let failed = |error: &dyn std::fmt::Display| format!("GET http://{address}{path}: {error}");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let mut request = http::Request::get(&path).header("user-agent", "berth-probe").header("accept", "*/*");
-    if !get.http_headers.iter().any(|header| header.name.eq_ignore_ascii_case("host")) {
-        request = request.header("host", address.to_string());
-    }
-    for header in &get.http_headers {
-        request = request.header(&header.name, &header.value);
-    }
-    let request = request.body(Empty::<&[u8]>::new()).map_err(|error| failed(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
-    drop(connection);
-    match response.status().as_u16() {
-        200..400 => Ok(()),
-        code => Err(format!("GET http://{address}{path} answered {code}")),
-    }
 }

@@ -31,6 +31,7 @@ use tracing::Instrument;
 use crate::{
     act::{self, Failed},
     cri::Cri,
+    hooks::{Hooks, Place},
     metrics::Metrics,
     probe::Probers,
     report::Reporter,
@@ -112,6 +113,8 @@ pub struct Worker {
     /// The pod as it was last known.
     last: Option<Arc<PodBundle>>,
     probers: Probers,
+    hooks: Hooks,
+    leaving_since: Option<Timestamp>,
     failures: BTreeMap<Step, (u32, Failure)>,
     before: Option<PodStatus>,
     told: Option<PodStatus>,
@@ -132,6 +135,8 @@ impl Worker {
         found_grace: Option<Duration>,
     ) -> Self {
         let probers = Probers::new(shared.cri.clone(), mailbox.woken.clone());
+        let folder = shared.settings.pod_dir(&reference.uid);
+        let hooks = Hooks::new(shared.cri.clone(), mailbox.woken.clone(), folder);
         Self {
             shared,
             reference,
@@ -141,6 +146,8 @@ impl Worker {
             found_grace,
             last: None,
             probers,
+            hooks,
+            leaving_since: None,
             failures: BTreeMap::new(),
             before: None,
             told: None,
@@ -177,6 +184,10 @@ impl Worker {
                 }
             };
             self.index(&runtime);
+            self.hooks.sync(&runtime);
+            for (action, result) in self.hooks.ended() {
+                self.took(action, result);
+            }
             let plan = self.decide(&bundle, wanted, &runtime);
             if plan.stopped {
                 return self.stopped(&desired, plan, &runtime);
@@ -189,7 +200,8 @@ impl Worker {
                 if wanted == Wanted::Run {
                     self.remember();
                 }
-                self.act(&desired, &bundle, wanted, &runtime, plan.actions).await;
+                let actions = self.begin(&bundle, &runtime, plan.actions);
+                self.act(&desired, &bundle, wanted, &runtime, actions).await;
             }
             self.flush_if_due(&desired);
         }
@@ -260,8 +272,9 @@ impl Worker {
         if self.told.is_none() {
             self.told = pod.status.clone();
         }
+        let efforts = self.hooks.efforts();
         if wanted == Wanted::Run {
-            self.probers.sync(pod, runtime, &before);
+            self.probers.sync(pod, runtime, &efforts, &before);
         } else {
             self.probers.stop();
         }
@@ -278,9 +291,12 @@ impl Worker {
             volumes: self.volumes,
             verdicts: &self.probers.verdicts(),
             failures: &failures,
+            efforts: &efforts,
+            leaving_since: self.leaving_since,
             before: &before,
             host_ip: &host_ip,
         });
+        self.leaving_since = plan.leaving.then(|| self.leaving_since.unwrap_or_else(Timestamp::now));
         self.before = Some(plan.status.clone());
         plan
     }
@@ -392,7 +408,18 @@ impl Worker {
 
     // --- acting
 
-    /// Does all actions. A stop in progress gives way to one with less grace.
+    /// Begins what goes on by itself; gives back the rest.
+    fn begin(&mut self, bundle: &PodBundle, runtime: &Runtime, actions: Vec<Action>) -> Vec<Action> {
+        let spec = bundle.pod.as_ref().and_then(|pod| pod.spec.as_ref());
+        let ip = runtime.current().and_then(|sandbox| sandbox.ip.clone()).unwrap_or_default();
+        let place = |name: &str| {
+            let mut all = spec.iter().flat_map(|spec| spec.init_containers.iter().chain(&spec.containers));
+            all.find(|container| container.name == name).map(|spec| Place { spec: spec.clone(), ip: ip.clone() })
+        };
+        actions.into_iter().filter_map(|action| self.hooks.begin(action, place)).collect()
+    }
+
+    /// Does all actions.
     async fn act(
         &mut self,
         desired: &Desired,
@@ -401,7 +428,9 @@ impl Worker {
         runtime: &Runtime,
         actions: Vec<Action>,
     ) {
-        let only_stops = actions.iter().all(|action| matches!(action, Action::StopContainer { .. }));
+        if actions.is_empty() {
+            return;
+        }
         let shared = self.shared.clone();
         // What is done for a pod belongs to the trace of the request that wanted it.
         let span = tracing::info_span!("act", steps = ?actions.iter().map(Action::step).collect::<Vec<_>>());
@@ -417,15 +446,6 @@ impl Worker {
             tokio::select! {
                 results = &mut all => break results,
                 () = sleep_until(report_due) => self.flush_if_due(desired),
-                changed = self.desired.changed(), if only_stops => {
-                    if changed.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                    let newest = self.desired.borrow().clone();
-                    if grace_of(self.wanted(&newest).1) < grace_of_actions(&actions) {
-                        return;
-                    }
-                }
             }
         };
         for (action, result) in results {
@@ -440,6 +460,7 @@ impl Worker {
                 match action {
                     Action::MountVolumes => self.volumes = Volumes::Mounted,
                     Action::UnmountVolumes => self.volumes = Volumes::Absent,
+                    Action::RemoveContainer { id, .. } => self.hooks.forget(&id),
                     _ => {}
                 }
                 self.failures.remove(&step);
@@ -469,19 +490,4 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-fn grace_of(wanted: Wanted) -> Duration {
-    match wanted {
-        Wanted::Run => Duration::MAX,
-        Wanted::Stop { grace } => grace,
-    }
-}
-
-fn grace_of_actions(actions: &[Action]) -> Duration {
-    let graces = actions.iter().filter_map(|action| match action {
-        Action::StopContainer { grace, .. } => Some(*grace),
-        _ => None,
-    });
-    graces.max().unwrap_or_default()
 }

@@ -12,11 +12,14 @@
 mod lifecycle;
 mod observed;
 pub mod probe;
+mod progress;
 pub mod restart;
+mod run;
 mod status;
+mod stop;
 #[cfg(test)]
 mod tests;
 
 pub use lifecycle::{Action, Failure, Plan, Snapshot, Step, Wanted, decide, grace};
-pub use observed::{Container, ContainerState, Runtime, Sandbox, Verdicts, Volumes};
-pub use status::is_urgent;
+pub use observed::{Container, ContainerState, Effort, Fatal, Hook, Runtime, Sandbox, Verdicts, Volumes};
+pub use status::{CONDITIONS, is_urgent};

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use pb::objects::{Container as ContainerSpec, Pod, PodStatus};
+use pb::objects::{Pod, PodStatus};
 
 use super::{
-    observed::{Container, ContainerState, Runtime, Sandbox, Verdicts, Volumes},
-    restart, status,
+    observed::{Effort, Runtime, Verdicts, Volumes},
+    progress, status,
 };
 
 /// Kubernetes' default for terminationGracePeriodSeconds.
@@ -28,6 +28,10 @@ pub struct Snapshot<'a> {
     pub volumes: Volumes,
     /// What the probes say, by the runtime's id of the container.
     pub verdicts: &'a BTreeMap<String, Verdicts>,
+    /// What is under way, by the runtime's id of the container.
+    pub efforts: &'a BTreeMap<String, Effort>,
+    /// Since when plans are about taking everything down ([`Plan::leaving`]).
+    pub leaving_since: Option<Timestamp>,
     /// Steps whose last try failed.
     pub failures: &'a BTreeMap<Step, Failure>,
     /// The status as it was last decided, or as the API has it.
@@ -123,7 +127,25 @@ pub enum Action {
         /// The sandbox that it belongs to.
         sandbox: String,
     },
-    /// End a container: SIGTERM, the grace period, SIGKILL.
+    /// Begin the container's postStart hook. It is under way when this returns.
+    RunPostStart {
+        /// The runtime's id.
+        id: String,
+        /// Name in the pod's spec.
+        name: String,
+    },
+    /// Begin the container's preStop hook. It is under way when this returns.
+    RunPreStop {
+        /// The runtime's id.
+        id: String,
+        /// Name in the pod's spec.
+        name: String,
+        /// It is given up after this time.
+        limit: Duration,
+        /// Why the container is stopped, for people.
+        why: String,
+    },
+    /// Begin to end a container: its stop signal, the grace period, SIGKILL. In the place of a stop that is under way.
     StopContainer {
         /// The runtime's id.
         id: String,
@@ -150,6 +172,8 @@ impl Action {
             Action::MountVolumes => Step::Volumes,
             Action::RunSandbox { .. } => Step::Sandbox,
             Action::StartContainer { name, .. }
+            | Action::RunPostStart { name, .. }
+            | Action::RunPreStop { name, .. }
             | Action::StopContainer { name, .. }
             | Action::RemoveContainer { name, .. } => Step::Container(name.clone()),
             Action::UnmountVolumes | Action::StopSandbox { .. } | Action::DiscardSandbox { .. } => Step::TearDown,
@@ -166,217 +190,56 @@ pub struct Plan {
     pub status: PodStatus,
     /// When to look again even if nothing happens.
     pub wake: Option<Timestamp>,
+    /// All containers are being ended, and one grace period counts for all of them. Its begin is the moment of the first
+    /// such plan in a row; whoever asks remembers it ([`Snapshot::leaving_since`]).
+    pub leaving: bool,
     /// Nothing of the pod is left on the node.
     pub stopped: bool,
 }
 
 /// Decides.
 pub fn decide(snapshot: &Snapshot<'_>) -> Plan {
-    let mut steps = Steps { snapshot, actions: Vec::new(), wake: None };
+    let mut steps = Steps { snapshot, actions: Vec::new(), wake: None, leaving: false };
     let stopped = match snapshot.wanted {
         Wanted::Stop { grace } => steps.stop(grace),
         Wanted::Run => {
+            steps.watch_deadline();
             match snapshot.runtime.current() {
-                _ if status::has_ended(snapshot) => steps.wind_down(),
+                _ if progress::has_ended(snapshot) => steps.wind_down(),
                 Some(sandbox) => steps.run_in(sandbox),
                 None => steps.make_sandbox(),
             }
             false
         }
     };
-    let Steps { actions, wake, .. } = steps;
-    Plan { status: status::of(snapshot, &actions), actions, wake, stopped }
+    let Steps { actions, wake, leaving, .. } = steps;
+    Plan { status: status::of(snapshot, &actions), actions, wake, leaving, stopped }
 }
 
-struct Steps<'a> {
-    snapshot: &'a Snapshot<'a>,
-    actions: Vec<Action>,
+/// A plan in the making.
+pub(super) struct Steps<'a> {
+    pub(super) snapshot: &'a Snapshot<'a>,
+    pub(super) actions: Vec<Action>,
+    pub(super) leaving: bool,
     wake: Option<Timestamp>,
 }
 
-impl<'a> Steps<'a> {
+impl Steps<'_> {
     /// Adds an action, unless its step failed and its time has not come.
-    fn due(&mut self, action: Action) {
+    pub(super) fn due(&mut self, action: Action) {
         match self.snapshot.failures.get(&action.step()) {
             Some(failure) if failure.retry_at > self.snapshot.now => self.wake_at(failure.retry_at),
             _ => self.actions.push(action),
         }
     }
 
-    fn wake_at(&mut self, at: Timestamp) {
+    pub(super) fn wake_at(&mut self, at: Timestamp) {
         self.wake = Some(self.wake.map_or(at, |before| before.min(at)));
     }
 
-    /// Ends containers that may run; tells whether there were any.
-    fn stop_containers(&mut self, grace: Duration, why: &str, of: impl Fn(&Container) -> bool) -> bool {
-        let runtime: &'a Runtime = self.snapshot.runtime;
-        let mut any = false;
-        for run in runtime.containers.iter().filter(|run| run.may_run() && of(run)) {
-            any = true;
-            self.due(Action::StopContainer { id: run.id.clone(), name: run.name.clone(), grace, why: why.to_owned() });
-        }
-        any
-    }
-
-    /// Takes the pod down; tells whether nothing of it is left.
-    fn stop(&mut self, grace: Duration) -> bool {
-        if self.stop_containers(grace, "the pod is being deleted", |_| true) {
-            return false;
-        }
-        let runtime: &'a Runtime = self.snapshot.runtime;
-        for sandbox in &runtime.sandboxes {
-            self.due(Action::DiscardSandbox { id: sandbox.id.clone() });
-        }
-        let homeless = |run: &&Container| !runtime.sandboxes.iter().any(|sandbox| sandbox.id == run.sandbox);
-        for run in runtime.containers.iter().filter(homeless) {
-            self.due(Action::RemoveContainer { id: run.id.clone(), name: run.name.clone() });
-        }
-        if self.snapshot.volumes != Volumes::Absent {
-            self.due(Action::UnmountVolumes);
-        }
-        runtime.is_empty() && self.snapshot.volumes == Volumes::Absent
-    }
-
-    /// The pod has ended by itself: its containers stay for their logs, all else goes.
-    fn wind_down(&mut self) {
-        if self.stop_containers(grace(self.snapshot.pod), "the pod has ended", |_| true) {
-            return;
-        }
-        let runtime: &'a Runtime = self.snapshot.runtime;
-        for sandbox in runtime.sandboxes.iter().filter(|sandbox| sandbox.ready) {
-            self.due(Action::StopSandbox { id: sandbox.id.clone() });
-        }
-        if self.snapshot.volumes != Volumes::Absent {
-            self.due(Action::UnmountVolumes);
-        }
-    }
-
-    /// There is no sandbox to run in.
-    fn make_sandbox(&mut self) {
-        let why = "its sandbox has ended";
-        if self.stop_containers(grace(self.snapshot.pod), why, |_| true) {
-            return;
-        }
-        let runtime: &'a Runtime = self.snapshot.runtime;
-        if runtime.sandboxes.is_empty() {
-            // Both at once: no process of the pod runs before its containers start.
-            self.mount_volumes();
-            self.due(Action::RunSandbox { attempt: self.sandbox_attempt() });
-        }
-        for sandbox in &runtime.sandboxes {
-            self.due(Action::DiscardSandbox { id: sandbox.id.clone() });
-        }
-    }
-
-    fn sandbox_attempt(&self) -> u32 {
-        self.snapshot.runtime.sandboxes.iter().map(|sandbox| sandbox.attempt.saturating_add(1)).max().unwrap_or(0)
-    }
-
-    /// Tells whether they are mounted.
-    fn mount_volumes(&mut self) -> bool {
-        let mounted = self.snapshot.volumes == Volumes::Mounted;
-        if !mounted && !self.actions.contains(&Action::MountVolumes) {
-            self.due(Action::MountVolumes);
-        }
-        mounted
-    }
-
-    fn run_in(&mut self, sandbox: &'a Sandbox) {
-        let runtime: &'a Runtime = self.snapshot.runtime;
-        let grace = grace(self.snapshot.pod);
-        self.stop_containers(grace, "its sandbox was replaced", |run| run.sandbox != sandbox.id);
-        for other in runtime.sandboxes.iter().filter(|other| other.id != sandbox.id) {
-            if !runtime.containers.iter().any(|run| run.sandbox == other.id && run.may_run()) {
-                self.due(Action::DiscardSandbox { id: other.id.clone() });
-            }
-        }
-        let Some(spec) = self.snapshot.pod.spec.as_ref() else { return };
-        self.remove_old_runs(spec.init_containers.iter().chain(&spec.containers));
-        if status::initialized(self.snapshot, sandbox) {
-            for container in &spec.containers {
-                self.run_container(container, sandbox, &spec.restart_policy);
-            }
-        } else if let Some(container) =
-            spec.init_containers.iter().find(|container| !status::init_done(self.snapshot, sandbox, container))
-        {
-            self.run_init(container, sandbox, &spec.restart_policy);
-        }
-    }
-
-    /// Keeps the newest run and the one before.
-    fn remove_old_runs(&mut self, containers: impl Iterator<Item = &'a ContainerSpec>) {
-        for container in containers {
-            for run in self.snapshot.runtime.runs(&container.name).into_iter().skip(2).filter(|run| !run.may_run()) {
-                self.due(Action::RemoveContainer { id: run.id.clone(), name: run.name.clone() });
-            }
-        }
-    }
-
-    fn run_init(&mut self, container: &ContainerSpec, sandbox: &Sandbox, policy: &str) {
-        // An init container of a pod that restarts always is repeated until it succeeds, not for ever.
-        let policy = if policy == "Never" { "Never" } else { "OnFailure" };
-        match self.snapshot.runtime.runs(&container.name).first() {
-            Some(run) if run.sandbox == sandbox.id => self.tend(run, sandbox, policy),
-            before => self.start(container, sandbox, before.map_or(0, |run| run.crashes)),
-        }
-    }
-
-    fn run_container(&mut self, container: &ContainerSpec, sandbox: &Sandbox, policy: &str) {
-        match self.snapshot.runtime.runs(&container.name).first() {
-            Some(run) if run.sandbox == sandbox.id => self.tend(run, sandbox, policy),
-            Some(run) if run.may_run() => {} // Being stopped above.
-            before => {
-                if status::shall_run(self.snapshot, &container.name, policy) {
-                    self.start(container, sandbox, before.map_or(0, |run| run.crashes));
-                }
-            }
-        }
-    }
-
-    /// What the newest run of a container needs.
-    fn tend(&mut self, run: &Container, sandbox: &Sandbox, policy: &str) {
-        let grace = grace(self.snapshot.pod);
-        let stop = |why: &str| Action::StopContainer {
-            id: run.id.clone(),
-            name: run.name.clone(),
-            grace,
-            why: why.to_owned(),
-        };
-        match &run.state {
-            // Made by an agent that ended before it could start it.
-            ContainerState::Created => self.due(Action::RemoveContainer { id: run.id.clone(), name: run.name.clone() }),
-            ContainerState::Unknown => self.due(stop("the container runtime lost track of it")),
-            ContainerState::Running { .. } => {
-                if let Some(why) = self.snapshot.verdicts.get(&run.id).and_then(|verdicts| verdicts.fatal.as_ref()) {
-                    self.due(stop(why));
-                }
-            }
-            ContainerState::Exited { code, .. } => {
-                if !restart::wanted(policy, *code) {
-                    return;
-                }
-                match restart::due(run) {
-                    Some(at) if at > self.snapshot.now => self.wake_at(at),
-                    _ => {
-                        let attempt = run.attempt.saturating_add(1);
-                        let crashes = restart::crashes(run).unwrap_or(0);
-                        self.start_run(&run.name, attempt, crashes, sandbox);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Starts a container that has no run in this sandbox.
-    fn start(&mut self, container: &ContainerSpec, sandbox: &Sandbox, crashes: u32) {
-        let attempt = status::next_attempt(self.snapshot, &container.name);
-        self.start_run(&container.name, attempt, crashes, sandbox);
-    }
-
-    fn start_run(&mut self, name: &str, attempt: u32, crashes: u32, sandbox: &Sandbox) {
-        if self.mount_volumes() {
-            let (name, sandbox) = (name.to_owned(), sandbox.id.clone());
-            self.due(Action::StartContainer { name, attempt, crashes, sandbox });
+    fn watch_deadline(&mut self) {
+        if let Some(at) = progress::deadline(self.snapshot).filter(|at| *at > self.snapshot.now) {
+            self.wake_at(at);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use super::probe::Kind;
+
 /// All that the container runtime has of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Runtime {
@@ -105,8 +107,59 @@ pub struct Verdicts {
     pub started: bool,
     /// The readiness probe holds.
     pub ready: bool,
-    /// Why the container must be restarted: its startup or liveness probe has failed for good.
-    pub fatal: Option<String>,
+    /// Why the container must be ended: its startup or liveness probe has failed for good.
+    pub fatal: Option<Fatal>,
+}
+
+/// A probe that failed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fatal {
+    /// Which one.
+    pub probe: Kind,
+    /// What its last try said.
+    pub message: String,
+}
+
+/// What is under way for one run of a container. It is kept by the agent that does it and forgotten with it: the next
+/// agent finds hooks that it does not know the end of as not begun, and runs them again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effort {
+    /// Its postStart hook.
+    pub post_start: Hook,
+    /// Its preStop hook.
+    pub pre_stop: Hook,
+    /// The moment of SIGKILL, while its stop is under way.
+    pub kill_at: Option<Timestamp>,
+}
+
+/// How far a hook is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Hook {
+    /// Not begun.
+    #[default]
+    Idle,
+    /// It runs.
+    Running {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It has ended.
+    Ended {
+        /// When it began.
+        since: Timestamp,
+        /// Why it failed, if it did.
+        failure: Option<String>,
+    },
+}
+
+impl Hook {
+    /// When it began.
+    pub fn since(&self) -> Option<Timestamp> {
+        match self {
+            Hook::Idle => None,
+            Hook::Running { since } | Hook::Ended { since, .. } => Some(*since),
+        }
+    }
 }
 
 /// The pod's volumes.

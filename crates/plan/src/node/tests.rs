@@ -15,6 +15,8 @@ struct World {
     volumes: Volumes,
     verdicts: BTreeMap<String, Verdicts>,
     failures: BTreeMap<Step, Failure>,
+    efforts: BTreeMap<String, Effort>,
+    leaving_since: Option<Timestamp>,
     before: PodStatus,
     made: u32,
 }
@@ -33,6 +35,8 @@ impl World {
             volumes: Volumes::Unknown,
             verdicts: BTreeMap::new(),
             failures: BTreeMap::new(),
+            efforts: BTreeMap::new(),
+            leaving_since: None,
             before: PodStatus::default(),
             made: 0,
         }
@@ -47,9 +51,12 @@ impl World {
             volumes: self.volumes,
             verdicts: &self.verdicts,
             failures: &self.failures,
+            efforts: &self.efforts,
+            leaving_since: self.leaving_since,
             before: &self.before,
             host_ip: "10.0.0.1",
         });
+        self.leaving_since = plan.leaving.then(|| self.leaving_since.unwrap_or(self.now));
         self.before = plan.status.clone();
         plan
     }
@@ -117,6 +124,18 @@ impl World {
                     state: ContainerState::Running { started_at: self.now },
                 });
                 format!("start {name} #{attempt}")
+            }
+            Action::RunPostStart { id, name } => {
+                let effort = self.efforts.entry(id.clone()).or_default();
+                assert_eq!(effort.post_start, Hook::Idle, "the hook of {name} twice");
+                effort.post_start = Hook::Running { since: self.now };
+                format!("postStart {name}")
+            }
+            Action::RunPreStop { id, name, .. } => {
+                let effort = self.efforts.entry(id.clone()).or_default();
+                assert_eq!(effort.pre_stop, Hook::Idle, "the hook of {name} twice");
+                effort.pre_stop = Hook::Running { since: self.now };
+                format!("preStop {name}")
             }
             Action::StopContainer { id, name, .. } => {
                 self.end_run(id, 143);
@@ -308,7 +327,14 @@ fn probes_decide_readiness_and_restart() {
     assert_eq!(since.unwrap().seconds, 3);
 
     world.passes(3);
-    world.verdicts.insert(id, Verdicts { started: true, ready: true, fatal: Some("liveness".into()) });
+    world.verdicts.insert(
+        id,
+        Verdicts {
+            started: true,
+            ready: true,
+            fatal: Some(Fatal { probe: probe::Kind::Liveness, message: "500".into() }),
+        },
+    );
     assert_eq!(world.settle(), ["stop main", "start main #1"]);
     assert_eq!(world.condition("Ready"), "False", "the new run has to prove itself");
 }
