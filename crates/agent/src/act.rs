@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::{
     cri::ImageError,
-    spec::{self, Run, reference},
+    spec::{self, ImageUser, Run, reference},
     worker::Shared,
 };
 
@@ -104,7 +104,7 @@ async fn start_container(
     };
     let sandbox = runtime.sandboxes.iter().find(|sandbox| sandbox.id == start.sandbox);
     let pod_ip = sandbox.and_then(|sandbox| sandbox.ip.clone()).unwrap_or_default();
-    shared.cri.image(&container.image).await.map_err(|error| match error {
+    let image = shared.cri.image(&container.image).await.map_err(|error| match error {
         ImageError::Missing(_) => Failed::new("ErrImageNeverPull", error),
         ImageError::Unknown { .. } => Failed::new("ImageInspectError", error),
     })?;
@@ -127,6 +127,7 @@ async fn start_container(
         pod_ip: &pod_ip,
         volumes: &volumes,
         hosts: &hosts,
+        image_user: &ImageUser::from(&image),
     };
     let config: cri::ContainerConfig =
         shared.settings.container(run).map_err(|error| Failed::new("CreateContainerConfigError", error))?;

@@ -46,6 +46,11 @@ pub struct Config {
     #[arg(long, default_value = "/berth")]
     pub cgroup_parent: String,
 
+    /// Whether containers that say nothing of seccomp get the container runtime's own profile, which forbids system calls
+    /// that no application needs; without it they may make all.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub seccomp_default: bool,
+
     /// Domain under which Services have names.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,

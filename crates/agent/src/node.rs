@@ -63,6 +63,7 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
             cluster_domain: config.cluster_domain.clone(),
             dns_ip: config.dns_ip,
             data_dir: config.data_dir.clone(),
+            seccomp_default: config.seccomp_default,
         },
         reporter: Reporter::default(),
         gate: Semaphore::new(config.parallel.max(1)),

@@ -6,6 +6,7 @@ mod driver;
 #[path = "../fake/mod.rs"]
 mod fake;
 mod machine;
+mod spec;
 mod transfers;
 mod volumes;
 
