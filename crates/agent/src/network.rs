@@ -1,7 +1,12 @@
-//! The pod network of the node: CNI configuration, forwarding, routes to the other nodes' pods, and DNS.
+//! The pod network of the node: CNI configuration, forwarding, routes to the other nodes' pods, virtual addresses of
+//! Services, and DNS.
 
 mod cni;
+mod nft;
 mod routes;
+mod services;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -24,24 +29,28 @@ use crate::{
     stream::{follow, waits},
 };
 use routes::Nodes;
+use services::{PodNetwork, Services};
 
 /// The port that resolvers ask.
 const DNS_PORT: u16 = 53;
 
-/// Looks at the routes again after this time even if no node changes: somebody may have flushed them.
-const ROUTES_AGAIN: Duration = Duration::from_secs(60);
+/// Looks at routes and rules again after this time even if nothing changes: somebody may have flushed them.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Sets the network up and keeps it.
 pub async fn start(config: &Config, registration: &Registration, api: NodeApi, tasks: &Tasks) -> anyhow::Result<()> {
     let cidr = registration.node.spec.as_ref().map_or("", |spec| spec.pod_cidr.as_str());
     cni::write(&config.data_dir, cidr)?;
+    let pods = PodNetwork::parse(cidr).with_context(|| format!("{cidr:?} is not a pod network"))?;
     cni::enable_forwarding()?;
     let (connection, netlink, _) = rtnetlink::new_connection().context("open netlink")?;
     tasks.spawn("netlink", connection);
     add_dns_address(&netlink, config.dns_ip)
         .await
         .with_context(|| format!("cannot take the address {} for DNS: the agent must run as root", config.dns_ip))?;
-    start_dns(config, api.clone(), tasks);
+    let zone = dns::Zone::new(&config.cluster_domain);
+    start_dns(config, zone.clone(), tasks);
+    start_services(pods, zone, api.clone(), tasks);
     start_routes(config, api, netlink, tasks);
     Ok(())
 }
@@ -54,12 +63,56 @@ async fn add_dns_address(netlink: &Handle, ip: Ipv4Addr) -> Result<(), rtnetlink
     netlink.address().add(lo.header.index, ip.into(), 32).replace().execute().await
 }
 
-fn start_dns(config: &Config, api: NodeApi, tasks: &Tasks) {
-    let zone = dns::Zone::new(&config.cluster_domain);
-    let (token, told) = (tasks.token().clone(), zone.clone());
+/// Follows who stands behind Services: names and rules change together.
+fn start_services(pods: PodNetwork, zone: dns::Zone, api: NodeApi, tasks: &Tasks) {
+    let services = Arc::new(Mutex::new(Services::default()));
+    let changed = Arc::new(Notify::new());
+    let (told, tell, token) = (services.clone(), changed.clone(), tasks.token().clone());
     tasks.spawn("endpoints", async move {
-        follow("endpoints", token, || api.clone().watch_endpoints(), |feed| told.take(feed)).await;
+        let take = |feed| {
+            if told.lock().take(&feed) {
+                tell.notify_one();
+            }
+            zone.take(feed);
+        };
+        follow("endpoints", token, || api.clone().watch_endpoints(), take).await;
     });
+    tasks.spawn("rules", async move {
+        let mut delays = waits();
+        let mut applied = None;
+        loop {
+            let wanted = services.lock().rules(pods);
+            let mut wait = LOOK_AGAIN;
+            if let Some(wanted) = wanted {
+                match keep_rules(&wanted, &mut applied).await {
+                    Ok(()) => delays = waits(),
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        tracing::warn!(error, "virtual addresses do not lead where they should; trying again");
+                        wait = delays.next().unwrap_or(LOOK_AGAIN);
+                    }
+                }
+            }
+            tokio::select! {
+                () = changed.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    });
+}
+
+/// Gives the kernel rules that it does not have.
+async fn keep_rules(wanted: &str, applied: &mut Option<String>) -> anyhow::Result<()> {
+    if applied.as_deref() == Some(wanted) && nft::is_there().await? {
+        return Ok(());
+    }
+    nft::apply(wanted).await?;
+    tracing::debug!("gave the kernel new rules for virtual addresses");
+    *applied = Some(wanted.to_owned());
+    Ok(())
+}
+
+fn start_dns(config: &Config, zone: dns::Zone, tasks: &Tasks) {
     let (address, upstream) = (SocketAddr::from((config.dns_ip, DNS_PORT)), config.dns_upstream);
     tasks.spawn("dns", async move {
         for wait in waits() {
@@ -87,13 +140,13 @@ fn start_routes(config: &Config, api: NodeApi, netlink: Handle, tasks: &Tasks) {
         let mut delays = waits();
         loop {
             let wanted = nodes.lock().routes();
-            let mut wait = ROUTES_AGAIN;
+            let mut wait = LOOK_AGAIN;
             if let Some(wanted) = wanted {
                 match routes::apply(&netlink, &wanted).await {
                     Ok(()) => delays = waits(),
                     Err(error) => {
                         tracing::warn!(%error, "cannot set all routes; trying again");
-                        wait = delays.next().unwrap_or(ROUTES_AGAIN);
+                        wait = delays.next().unwrap_or(LOOK_AGAIN);
                     }
                 }
             }

@@ -12,12 +12,13 @@ use crate::layout::Layout;
 use crate::system::run;
 
 /// Programs that the lab runs, and their Debian packages.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("etcd", "etcd-server"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("mount", "mount"),
     ("umount", "mount"),
