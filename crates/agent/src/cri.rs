@@ -3,6 +3,8 @@
 //! Every call has a deadline. What the agent must recognise after a restart stands in labels (identity) and annotations
 //! (counts) of sandboxes and containers.
 
+pub mod inspect;
+
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,

@@ -11,8 +11,10 @@
 mod access;
 mod act;
 mod api;
+mod archive;
 mod beneath;
 mod config;
+mod containerd;
 mod cri;
 mod csi;
 mod dns;

@@ -1,6 +1,11 @@
 //! Container logs in CRI's format: `<time> <stdout|stderr> <F|P> <text>`, where P marks a part of a longer line.
 
-use std::io::{self, Read, Seek};
+use std::{
+    io::{self, Read, Seek},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
 
 /// One line of a log file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +31,17 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
 #[derive(Debug, Default)]
 pub struct Decoder {
     timestamps: bool,
+    /// Lines before it are left out; None once one was reached that is not.
+    since: Option<Timestamp>,
     rest: Vec<u8>,
-    /// Whether the last output ended within a line.
+    /// Whether the last line, shown or not, goes on.
     within: bool,
 }
 
 impl Decoder {
-    /// With each line's time before it, or without.
-    pub fn new(timestamps: bool) -> Self {
-        Self { timestamps, ..Self::default() }
+    /// With each line's time before it, or without; only lines since a time, if there is one.
+    pub fn new(timestamps: bool, since: Option<Timestamp>) -> Self {
+        Self { timestamps, since, ..Self::default() }
     }
 
     /// Takes bytes of the file; appends what the container wrote to `out`.
@@ -45,25 +52,39 @@ impl Decoder {
         let unfinished = lines.next_back().unwrap_or_default().to_vec();
         for line in lines {
             let Some(line) = parse(line) else { continue };
-            if self.timestamps && !self.within {
+            let continues = std::mem::replace(&mut self.within, line.partial);
+            if self.is_too_old(&line, continues) {
+                continue;
+            }
+            if self.timestamps && !continues {
                 out.extend_from_slice(line.time);
                 out.push(b' ');
             }
             out.extend_from_slice(line.text);
-            self.within = line.partial;
             if !line.partial {
                 out.push(b'\n');
             }
         }
         self.rest = unfinished;
     }
+
+    /// The times in a log only grow, so one line that is new enough opens the way for all after it.
+    fn is_too_old(&mut self, line: &Line<'_>, continues: bool) -> bool {
+        let Some(since) = self.since else { return false };
+        let time = std::str::from_utf8(line.time).ok().and_then(|text| text.parse::<Timestamp>().ok());
+        let old = continues || time.is_some_and(|time| time < since);
+        if !old {
+            self.since = None;
+        }
+        old
+    }
 }
 
 /// The most that is read to find the last lines.
 const TAIL_MAX: u64 = 64 * 1024 * 1024;
 
-/// Where the last `count` lines that the container wrote begin in its log file.
-pub fn tail_start(file: &mut (impl Read + Seek), count: u64) -> io::Result<u64> {
+/// Where the last `count` lines that the container wrote begin in its log file, and how many these are.
+pub fn tail_start(file: &mut (impl Read + Seek), count: u64) -> io::Result<(u64, u64)> {
     let end = file.seek(io::SeekFrom::End(0))?;
     let mut window = 64 * 1024;
     loop {
@@ -74,9 +95,9 @@ pub fn tail_start(file: &mut (impl Read + Seek), count: u64) -> io::Result<u64> 
         let starts = line_starts(&bytes, from == 0);
         let enough = usize::try_from(count).ok().and_then(|count| starts.len().checked_sub(count));
         match enough {
-            Some(skip) => return Ok(starts.get(skip).map_or(end, |start| from + *start as u64)),
+            Some(skip) => return Ok((starts.get(skip).map_or(end, |start| from + *start as u64), count)),
             None if from == 0 || window >= TAIL_MAX => {
-                return Ok(starts.first().map_or(from, |start| from + *start as u64));
+                return Ok((starts.first().map_or(from, |start| from + *start as u64), starts.len() as u64));
             }
             None => window *= 2,
         }
@@ -103,6 +124,27 @@ fn line_starts(bytes: &[u8], from_beginning: bool) -> Vec<usize> {
     starts
 }
 
+/// All files of one run's log, oldest first: a file that became too large was set aside under its name and a time.
+/// `current` is where the run writes now; it may be missing for a moment.
+pub fn files(current: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(folder), Some(name)) = (current.parent(), current.file_name()) else { return Ok(Vec::new()) };
+    let aside = format!("{}.", name.to_string_lossy());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let other = entry.file_name().to_string_lossy().into_owned();
+        if other.strip_prefix(&aside).is_some_and(|time| time.starts_with(|c: char| c.is_ascii_digit())) {
+            files.push(entry.path());
+        }
+    }
+    // Times sort as text does.
+    files.sort();
+    if current.exists() {
+        files.push(current.to_owned());
+    }
+    Ok(files)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -116,7 +158,7 @@ mod tests {
         2026-01-01T00:00:00.5Z stdout F four\n";
 
     fn decode(log: &[u8], timestamps: bool, step: usize) -> String {
-        let mut decoder = Decoder::new(timestamps);
+        let mut decoder = Decoder::new(timestamps, None);
         let mut out = Vec::new();
         log.chunks(step).for_each(|piece| decoder.feed(piece, &mut out));
         String::from_utf8(out).unwrap()
@@ -134,7 +176,8 @@ mod tests {
     #[test]
     fn the_tail_begins_at_a_line_of_the_container() {
         let tail = |count| {
-            let start = tail_start(&mut Cursor::new(LOG), count).unwrap();
+            let (start, found) = tail_start(&mut Cursor::new(LOG), count).unwrap();
+            assert_eq!(found, count.min(4));
             decode(&LOG[usize::try_from(start).unwrap()..], false, 9)
         };
         assert_eq!(tail(0), "");
@@ -143,5 +186,30 @@ mod tests {
         assert_eq!(tail(3), "two, first half, second half\n\nfour\n");
         assert_eq!(tail(4), decode(LOG, false, 1));
         assert_eq!(tail(9), decode(LOG, false, 1));
+    }
+
+    #[test]
+    fn what_was_written_before_a_time_is_left_out_as_whole_lines() {
+        let since = |time: &str| {
+            let mut decoder = Decoder::new(false, Some(time.parse().unwrap()));
+            let mut out = Vec::new();
+            decoder.feed(LOG, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(since("2025-12-31T00:00:00Z"), decode(LOG, false, 1));
+        assert_eq!(since("2026-01-01T00:00:00.3Z"), "\nfour\n", "not the second half of a line");
+        assert_eq!(since("2026-01-01T00:00:00.5Z"), "four\n");
+        assert_eq!(since("2026-01-02T00:00:00Z"), "");
+    }
+
+    #[test]
+    fn files_that_were_set_aside_come_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let current = dir.path().join("0.log");
+        for name in ["0.log", "0.log.20260102-000000", "0.log.20260101-000000", "10.log", "0.log.tmp"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let names: Vec<_> = files(&current).unwrap().iter().map(|f| f.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["0.log.20260101-000000", "0.log.20260102-000000", "0.log"]);
     }
 }

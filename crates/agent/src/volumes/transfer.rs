@@ -11,7 +11,7 @@ mod unpack;
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -33,7 +33,7 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use super::{User, VolumeError, VolumeManager, io_error};
-use crate::{beneath::Folder, csi, csi::VolumeId, stream::waits};
+use crate::{archive::Arriving, beneath::Folder, csi, csi::VolumeId, stream::waits};
 
 /// Bytes of the archive in one message.
 const PIECE: usize = 256 * 1024;
@@ -278,7 +278,7 @@ async fn fetch(mut from: Agent, source: PersistentVolume, root: PathBuf, out: &I
     let (sender, receiver) = mpsc::channel(AHEAD);
     // The work ends when nobody looks at its progress any more.
     let still_wanted = move |done: i64| progress.send(done).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
-    let work = blocking(move || take_all(&root, Archive { pieces: receiver, rest: Vec::new(), at: 0 }, still_wanted));
+    let work = blocking(move || take_all(&root, Arriving::new(receiver), still_wanted));
     let telling = async {
         loop {
             let done_bytes = *seen.borrow();
@@ -344,31 +344,10 @@ async fn pump(
     Err(ended)
 }
 
-/// The archive's bytes as they arrive.
-struct Archive {
-    pieces: mpsc::Receiver<io::Result<Vec<u8>>>,
-    rest: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Archive {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.at >= self.rest.len() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => (self.rest, self.at) = (piece?, 0),
-                None => return Ok(0),
-            }
-        }
-        let read = self.rest.get(self.at..).unwrap_or_default().read(into)?;
-        self.at += read;
-        Ok(read)
-    }
-}
-
 /// Makes a new volume hold what the archive holds, and reads it back.
 fn take_all(
     root: &Path,
-    archive: Archive,
+    archive: Arriving,
     mut progress: impl FnMut(i64) -> io::Result<()>,
 ) -> io::Result<unpack::Unpacked> {
     let folder = Folder::root(root)?;
