@@ -23,6 +23,7 @@ use crate::{
     access::Access,
     api::NodeApi,
     config::Config,
+    containerd::Containerd,
     cri::{Cri, FoundPod},
     csi::{Registry, proxy},
     events, facts,
@@ -74,8 +75,11 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
     tasks.spawn("csi-registry", registry.clone().run());
     tasks.spawn("volume-clean", clean(volumes.clone()));
     let transfers = Arc::new(Tasks::new(tasks.token()));
+    let containerd = Containerd::connect(&config.cri).context("--cri")?;
+    let access = Access::new(shared.clone(), containerd, Arc::new(Tasks::new(tasks.token())));
+    access.clean();
     let server = server
-        .service(AgentServiceServer::new(Access::new(shared.clone())))
+        .service(AgentServiceServer::new(access))
         .service(VolumeAgentServiceServer::new(VolumeService::new(volumes, transfers)))
         .service(proxy::Identity(registry.clone()))
         .service(proxy::Controller(registry));
