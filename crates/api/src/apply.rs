@@ -162,7 +162,14 @@ impl Shared {
                 },
                 None => match document.fresh() {
                     // Whether an address that it chose can be had; which one it is given is settled when it is written.
-                    Ok(mut new) => self.with_address(None, &mut new).await.map(|_| new),
+                    Ok(mut new) => match self.with_address(None, &mut new).await {
+                        Ok(_) => {
+                            let comes =
+                                |class: &str| seen.contains(&(Kind::PriorityClass, String::new(), class.to_owned()));
+                            self.admit_new(&mut new, comes).await.map(|()| new)
+                        }
+                        Err(error) => Err(error),
+                    },
                     refused => refused,
                 },
             };

@@ -1,11 +1,15 @@
 //! Flags of the API service.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use runtime::{CommonArgs, EtcdArgs};
 
-use crate::{cluster_ip::ServiceCidr, node::cidr::Network};
+use crate::{
+    cluster_ip::ServiceCidr,
+    node::cidr::Network,
+    policy::{self, Policy},
+};
 
 /// The API service: validates, stores and tells; the only service that node agents talk to.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +35,12 @@ pub struct Config {
     /// Seconds that a node counts as alive after its last sign of life.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=3600))]
     pub node_lease_seconds: u64,
+    /// Path of the nodes at or below which pods may have hostPath volumes; may be repeated. None without it.
+    #[arg(long, value_name = "PREFIX", value_parser = policy::prefix)]
+    pub allow_host_path: Vec<PathBuf>,
+    /// Let containers be privileged: they can do all that root on the node can.
+    #[arg(long)]
+    pub allow_privileged: bool,
 }
 
 /// What the service needs to know beside its store.
@@ -46,6 +56,8 @@ pub struct Settings {
     pub service_cidr: ServiceCidr,
     /// How long a node counts as alive after its last sign of life.
     pub node_lease: Duration,
+    /// What users may do to the nodes.
+    pub policy: Policy,
 }
 
 impl Config {
@@ -57,6 +69,7 @@ impl Config {
             pod_cidr: self.pod_cidr,
             service_cidr: self.service_cidr,
             node_lease: Duration::from_secs(self.node_lease_seconds),
+            policy: Policy { host_paths: self.allow_host_path.clone(), privileged: self.allow_privileged },
         }
     }
 }

@@ -20,6 +20,8 @@ mod merge;
 mod node;
 mod object;
 mod patch;
+mod policy;
+mod priority;
 mod read;
 mod remove_ordinal;
 mod scale;
@@ -48,6 +50,7 @@ use store::Store;
 pub use cluster_ip::{BadServiceCidr, ServiceCidr};
 pub use config::{Config, Settings};
 pub use node::cidr::{BadNetwork, Network};
+pub use policy::{BadPrefix, Policy};
 pub use service::{Api, Nodes};
 
 use crate::{caches::Caches, node::EndpointsTable, node::bundles::Index, streams::Agents};

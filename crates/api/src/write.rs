@@ -104,6 +104,9 @@ pub fn updated(old: &AnyObject, mut new: AnyObject, part: Part) -> Result<AnyObj
     if let (Some(Variant::Service(old)), Some(Variant::Service(new))) = (&old.object, &mut new.object) {
         model::service::carry(old, new);
     }
+    if let (Some(Variant::Pod(old)), Some(Variant::Pod(new))) = (&old.object, &mut new.object) {
+        model::priority::carry(old, new);
+    }
     admission::default(&mut new);
     changed(old, &mut new)?;
     admission::update(old, &new)?;
@@ -142,6 +145,7 @@ impl Shared {
     /// Writes a new object that has been found good.
     pub async fn insert(&self, mut object: AnyObject, dry_run: bool) -> Result<AnyObject> {
         note_trace(&mut object);
+        self.admit_new(&mut object, |_| false).await?;
         let (namespace, name) = (object.meta().namespace.clone(), object.meta().name.clone());
         let kind = object.kind().ok_or_else(|| Error::field("object", "Required value"))?;
         for attempt in 0..ATTEMPTS {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use pb::{
     ObjectExt,
-    objects::{PodSpec, PriorityClass},
+    objects::{Pod, PodSpec, PriorityClass},
 };
 
 use crate::error::{Errors, FieldError, FieldPath};
@@ -91,6 +91,20 @@ impl Classes {
             spec.preemption_policy.clone_from(&class.policy);
         }
         Ok(())
+    }
+}
+
+/// Gives a pod that is written again what its class gave it, where the writer does not say it.
+pub fn carry(old: &Pod, new: &mut Pod) {
+    let Some(old) = &old.spec else { return };
+    let new = new.spec.get_or_insert_default();
+    new.priority = new.priority.or(old.priority);
+    for (old, new) in
+        [(&old.priority_class_name, &mut new.priority_class_name), (&old.preemption_policy, &mut new.preemption_policy)]
+    {
+        if new.is_empty() {
+            new.clone_from(old);
+        }
     }
 }
 

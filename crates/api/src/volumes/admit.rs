@@ -29,8 +29,13 @@ pub fn owned_by_users(kind: Kind) -> Result<()> {
 }
 
 impl Shared {
-    /// Whether others allow a change that is right by itself: a claim grows only if its class lets it (VOL-E1).
+    /// Whether others allow a change that is right by itself: it keeps to the policy, and a claim grows only if its class
+    /// lets it (VOL-E1).
     pub async fn admit(&self, old: &AnyObject, new: &AnyObject) -> Result<()> {
+        self.keep_to_policy(Some(old), new)?;
+        if let Some(Variant::PriorityClass(class)) = &new.object {
+            self.one_default(class).await?;
+        }
         let (Some(Variant::PersistentVolumeClaim(old)), Some(Variant::PersistentVolumeClaim(new))) =
             (&old.object, &new.object)
         else {

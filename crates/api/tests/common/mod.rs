@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{Settings, Shared};
+use api::{Policy, Settings, Shared};
 use pb::{
     agent::v1::node_service_client::NodeServiceClient,
     api::v1::{Object as AnyObject, api_service_client::ApiServiceClient, *},
@@ -54,6 +54,7 @@ impl Harness {
             pod_cidr: "10.77.0.0/16".parse().unwrap(),
             service_cidr: "10.96.0.0/27".parse().unwrap(),
             node_lease: Duration::from_secs(10),
+            policy: Policy::default(),
         };
         let shared = Shared::start(store.clone(), settings, &tasks).await.unwrap();
         let bound = shared.server(Server::new("api", "127.0.0.1:0".parse().unwrap())).bind().await.unwrap();
