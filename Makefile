@@ -20,6 +20,8 @@ endif
 SEEDS ?= 200
 # What shows that volumes can be trusted. All of it is in `make test` too, with fewer operations of the canaries.
 VOLUME_TESTS := csi foreign volumes_canary volumes_faults volumes_image
+# Every application's image has a recipe of its own.
+APPLICATION_IMAGES := $(patsubst deploy/images/%/image.sh,%,$(wildcard deploy/images/*/image.sh))
 
 .PHONY: help
 help: ## Lists the targets
@@ -34,8 +36,13 @@ build: setup ## Builds the berth binary
 	cargo build --locked --package cli
 
 .PHONY: images
-images: setup ## Builds the pause and nginx images from Debian packages
+images: setup ## Builds the images that the demo and `make test` run from Debian packages
 	@deploy/images/build.sh $(IMAGES)
+	@deploy/images/build.sh $(IMAGES)/applications etcd
+
+.PHONY: images-applications
+images-applications: images ## Builds the images of all applications in examples/ from Debian packages
+	@deploy/images/build.sh $(IMAGES)/applications $(APPLICATION_IMAGES)
 
 .PHONY: demo
 demo: build images ## Shows the main job from nothing; KEEP=1 leaves the lab running
@@ -49,6 +56,10 @@ test: build images ## Passes all tests, the end-to-end tests in the lab included
 .PHONY: test-volumes
 test-volumes: build images ## Passes the tests of volumes, with 200 operations of the canaries; CANARY_OPS=N, SEED=N
 	CANARY_OPS=$${CANARY_OPS:-200} cargo test --locked --package tests $(VOLUME_TESTS:%=--test %) -- --test-threads=1 --nocapture
+
+.PHONY: test-applications
+test-applications: build images-applications ## Passes the applications of examples/ through losses and updates; APPLICATIONS=etcd,zookeeper
+	APPLICATIONS=$${APPLICATIONS:-all} cargo test --locked --package tests --test applications -- --test-threads=1 --nocapture
 
 .PHONY: check
 check: setup ## fmt, clippy, the purity lint and the lint of the contracts

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Builds the lab's container images from Debian packages and from sources here: nothing is pulled from an image registry.
 #
-#   build.sh [--force] OUTDIR
+#   build.sh [--force] OUTDIR [NAME...]
 #
-# Writes OUTDIR/pause.tar, OUTDIR/nginx.tar and OUTDIR/canary.tar: OCI archives, one layer each, with the names under which
-# manifests ask for them (see TAGS below). An archive is rebuilt when this script or its own folder changed, or with
-# --force; the same packages give the same bytes. Needs no root.
+# Writes OUTDIR/NAME.tar for each NAME (pause, nginx and canary if there is none): OCI archives, one layer each, with the
+# names under which manifests ask for them. pause, nginx and canary are built below; every other image has a folder here,
+# whose image.sh says how it is built. An archive is rebuilt when this script or its own folder changed, or with --force;
+# the same packages give the same bytes. Needs no root.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,15 +23,23 @@ NGINX_TAGS=(
 CANARY_TAGS=(berth.local/canary:1 berth.local/canary:2)
 PAUSE_PACKAGES=(catatonit)
 # wget besides busybox's own: that one crashes when it is given a time limit (-T), which every probe gives it.
-NGINX_PACKAGES=(nginx nginx-common wget busybox-static)
+NGINX_PACKAGES=(nginx nginx-common wget)
 
 die() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
 
 force=no
 if [[ ${1:-} == --force ]]; then force=yes; shift; fi
-[[ $# -eq 1 ]] || die "usage: build.sh [--force] OUTDIR"
+[[ $# -ge 1 ]] || die "usage: build.sh [--force] OUTDIR [NAME...]"
 mkdir -p "$1" || die "cannot create $1: choose a directory that you may write to"
-out=$(cd "$1" && pwd)
+out=$(cd "$1" && pwd); shift
+names=("$@")
+[[ $# -gt 0 ]] || names=(pause nginx canary)
+for name in "${names[@]}"; do
+  case $name in
+    pause | nginx | canary) ;;
+    *) [[ $name != */* && -f $here/$name/image.sh ]] || die "no image $name: there are pause nginx canary $(cd "$here" && printf '%s ' */image.sh | sed 's,/image.sh,,g')" ;;
+  esac
+done
 
 missing=()
 for tool in apt-get:apt dpkg-deb:dpkg tar:tar gzip:gzip sha256sum:coreutils; do
@@ -86,10 +95,12 @@ fetch() {
   die "cannot download $*: run 'apt-get update' (as root) and check that Debian's archive can be reached, then run this again"
 }
 
-# libraries PACKAGE... names the packages of all shared libraries that the given ones need. Other dependencies (installers'
-# helpers, documentation) have no use in an image.
+# libraries PACKAGE... names the packages of all libraries that the given ones need, but those in $without. Other
+# dependencies (installers' helpers, documentation) have no use in an image.
 libraries() {
   local -A seen=()
+  local unwanted
+  for unwanted in $without; do seen[$unwanted]=1; done
   local level=("$@") next needs dependency
   while [[ ${#level[@]} -gt 0 ]]; do
     needs=$(apt-cache depends --important "${level[@]}" | sed -nE 's/^ *\|?(Pre)?Depends: ((lib|zlib)[^ ]*)$/\2/p')
@@ -116,6 +127,40 @@ unpack() {
   for deb in "$dir"/*.deb; do
     dpkg-deb --fsys-tarfile "$deb" | tar -x --no-same-owner --keep-directory-symlink -C "$root"
   done
+}
+
+# Libraries that a recipe does without, although a package asks for them.
+without=
+# system NAME PACKAGE... makes a root filesystem in $tmp/NAME of packages, their libraries and busybox: everything that a
+# program expects around it, and nothing that only people read.
+system() {
+  local name=$1 root=$tmp/$1 applet found; shift
+  apt-cache show "$@" busybox-static >/dev/null 2>&1 || refresh
+  libraries "$@" >"$tmp/libraries"
+  mapfile -t found <"$tmp/libraries"
+  fetch "$tmp/$name.debs" "$@" busybox-static "${found[@]}"
+  unpack "$root" "$tmp/$name.debs"
+  rm -rf "$tmp/$name.debs"
+  # Not needed in a container; licences stay.
+  find "$root/usr/share/doc" -type f ! -name copyright -delete
+  rm -rf "$root"/usr/share/{man,lintian,locale,initramfs-tools,bug,vim} \
+    "$root"/usr/lib/*/{gconv,audit} "$root"/usr/share/{apport,gcc,gdb,info} "$root"/usr/lib/systemd "$root"/etc/{init.d,default,logrotate.d,ufw,initramfs-tools}
+  find "$root" -type d -empty -delete
+  mkdir -p "$root"/{dev,etc,home,mnt,proc,root,run,srv,sys,tmp,usr/local/bin,var/cache,var/lib,var/log,var/tmp,usr/sbin}
+  chmod 1777 "$root/tmp" "$root/var/tmp"
+  # Every applet of busybox under its usual name, unless a real program is there.
+  "$root/usr/bin/busybox" --list >"$tmp/applets"
+  while IFS= read -r applet; do
+    [[ -e $root/usr/bin/$applet || -e $root/usr/sbin/$applet ]] || ln -s /bin/busybox "$root/usr/bin/$applet"
+  done <"$tmp/applets"
+  printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
+  printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
+  printf 'passwd: files\ngroup: files\nhosts: files dns\n' >"$root/etc/nsswitch.conf"
+}
+# user ROOT WHO ID adds a user with a group of the same name and number.
+user() {
+  printf '%s:x:%s:%s:%s:/:/bin/false\n' "$2" "$3" "$3" "$2" >>"$1/etc/passwd"
+  printf '%s:x:%s:\n' "$2" "$3" >>"$1/etc/group"
 }
 
 # oci NAME ROOT CONFIG-JSON TAG... packs ROOT as a one-layer image into OUT/NAME.tar.
@@ -170,27 +215,10 @@ build_pause() {
 }
 
 build_nginx() {
-  local root=$tmp/nginx applet libraries
-  apt-cache show "${NGINX_PACKAGES[@]}" >/dev/null 2>&1 || refresh
-  libraries "${NGINX_PACKAGES[@]}" >"$tmp/libraries"
-  mapfile -t libraries <"$tmp/libraries"
-  fetch "$tmp/nginx.debs" "${NGINX_PACKAGES[@]}" "${libraries[@]}"
-  unpack "$root" "$tmp/nginx.debs"
-  # Not needed in a container; licences stay.
-  find "$root/usr/share/doc" -type f ! -name copyright -delete
-  rm -rf "$root"/usr/share/{man,lintian,locale,initramfs-tools,bug,vim} \
-    "$root"/usr/lib/*/{gconv,audit} "$root"/usr/share/{apport,gcc,gdb,info} "$root"/usr/lib/systemd "$root"/etc/{init.d,default,logrotate.d,ufw,initramfs-tools}
-  find "$root" -type d -empty -delete
-  mkdir -p "$root"/{dev,etc,home,mnt,proc,root,run,srv,sys,tmp,usr/local/bin,var/cache,var/tmp,var/log/nginx,var/lib/nginx,usr/sbin}
-  chmod 1777 "$root/tmp" "$root/var/tmp"
-  # Every applet of busybox under its usual name, unless a real program is there.
-  "$root/usr/bin/busybox" --list >"$tmp/applets"
-  while IFS= read -r applet; do
-    [[ -e $root/usr/bin/$applet || -e $root/usr/sbin/$applet ]] || ln -s /bin/busybox "$root/usr/bin/$applet"
-  done <"$tmp/applets"
-  printf 'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
-  printf 'root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n' >"$root/etc/group"
-  printf 'passwd: files\ngroup: files\nhosts: files dns\n' >"$root/etc/nsswitch.conf"
+  local root=$tmp/nginx
+  system nginx "${NGINX_PACKAGES[@]}"
+  user "$root" www-data 33
+  mkdir -p "$root"/var/{log,lib}/nginx
   install -m 0644 "$here/nginx/nginx.conf" "$root/etc/nginx/nginx.conf"
   ln -sf /dev/stdout "$root/var/log/nginx/access.log"
   ln -sf /dev/stderr "$root/var/log/nginx/error.log"
@@ -211,10 +239,14 @@ build_canary() {
   oci canary "$root" '{"Entrypoint":["/canary"],"ExposedPorts":{"7000/tcp":{}},"StopSignal":"SIGKILL","WorkingDir":"/"}' "${CANARY_TAGS[@]}"
 }
 
-for name in pause nginx canary; do
+for name in "${names[@]}"; do
   if current "$name"; then
     printf '%s: up to date\n' "$out/$name.tar"
-  else
-    "build_$name"
+    continue
   fi
+  # shellcheck source=/dev/null
+  [[ ! -f $here/$name/image.sh ]] || . "$here/$name/image.sh"
+  without=
+  "build_$name"
+  rm -rf "${tmp:?}"/*
 done

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use pb::{
     Kind, Object, ObjectExt,
     api::v1::{
-        ApplyRequest, ApplyResponse, DeleteRequest, EventType, GetRequest, ListRequest, UpdateScaleRequest,
-        WatchRequest, api_service_client::ApiServiceClient,
+        ApplyRequest, ApplyResponse, DeleteRequest, EventType, ExecRequest, ExecResponse, GetRequest, ListRequest,
+        UpdateScaleRequest, WatchRequest, api_service_client::ApiServiceClient,
     },
     objects::Pod,
 };
@@ -18,6 +18,9 @@ use runtime::channel::{Channel, connect, connect_streaming};
 
 /// The namespace that tests use.
 pub const NAMESPACE: &str = "default";
+
+/// For an answer beyond what the work itself may take.
+const ON_THE_WAY: Duration = Duration::from_secs(15);
 
 /// A user.
 #[derive(Clone)]
@@ -156,6 +159,13 @@ impl Client {
         };
         self.calls.clone().delete(request).await?;
         Ok(())
+    }
+
+    /// Runs a command in a container; the call may take a little longer than `limit`, which is the command's.
+    pub async fn exec(&self, request: ExecRequest, limit: Duration) -> Result<ExecResponse> {
+        let mut calls = self.streams.clone();
+        let answer = tokio::time::timeout(limit + ON_THE_WAY, calls.exec(request)).await;
+        Ok(answer.with_context(|| format!("no answer after {limit:?}"))??.into_inner())
     }
 
     /// Follows the pods of a selector from a revision on until `done` says so. Resumes after a broken stream; if the

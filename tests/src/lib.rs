@@ -3,6 +3,7 @@
 //! [`control`] runs etcd and the services as processes with hollow nodes, for what is about the control plane alone;
 //! the lab (crate `lab`) runs everything with real nodes. [`client`] is a user's view of either.
 
+pub mod applications;
 pub mod canary;
 pub mod census;
 pub mod client;
