@@ -4,21 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use model::names;
 use pb::{
     agent::v1::PodBundle,
-    objects::{Container, EnvVar, EnvVarSource, KeySelector, ObjectMeta},
+    objects::{Container, EnvFromSource, EnvSource, EnvVar, EnvVarSource, KeySelector, ObjectMeta, Pod},
 };
 
-/// What fields of the pod are read from, beside the pod itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    /// The node's name.
-    pub node_name: &'a str,
-    /// The node's address.
-    pub host_ip: &'a str,
-    /// The pod's address.
-    pub pod_ip: &'a str,
-}
+use crate::fields::{self, Place};
 
 /// Why the environment cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,34 +21,106 @@ pub struct BadEnv {
     problem: String,
 }
 
-/// The variables of a container, in order.
+/// The variables of a container: those from whole objects in order, then those of its own, which win. `$(NAME)` in a value
+/// stands for whatever came before it.
 pub fn variables(bundle: &PodBundle, container: &Container, place: Place<'_>) -> Result<Vec<(String, String)>, BadEnv> {
-    let mut known: BTreeMap<String, String> = BTreeMap::new();
-    let mut order: Vec<(String, String)> = Vec::new();
+    let mut found = Found::default();
+    for source in &container.env_from {
+        let bad = |problem| BadEnv { container: container.name.clone(), variable: whole(source), problem };
+        for (name, value) in all_keys(bundle, source).map_err(bad)? {
+            if names::env_name(&name).is_ok() {
+                let bad = |problem| BadEnv { container: container.name.clone(), variable: name.clone(), problem };
+                found.set(&name, value.map_err(bad)?);
+            }
+        }
+    }
     for variable in &container.env {
         let bad = |problem| BadEnv { container: container.name.clone(), variable: variable.name.clone(), problem };
-        let Some(value) = value(bundle, variable, place, &known).map_err(bad)? else { continue };
-        known.insert(variable.name.clone(), value.clone());
-        order.retain(|(name, _)| *name != variable.name);
-        order.push((variable.name.clone(), value));
+        let value = value(bundle, container, variable, place, &found.known).map_err(bad)?;
+        if let Some(value) = value {
+            found.set(&variable.name, value);
+        }
     }
-    Ok(order)
+    Ok(found.order)
+}
+
+/// Names that objects in `envFrom` would give and that no variable may have: they are left out, and told.
+pub fn skipped(bundle: &PodBundle, container: &Container) -> Vec<String> {
+    let all = container.env_from.iter().filter_map(|source| all_keys(bundle, source).ok()).flatten();
+    all.map(|(name, _)| name).filter(|name| names::env_name(name).is_err()).collect()
+}
+
+#[derive(Default)]
+struct Found {
+    known: BTreeMap<String, String>,
+    order: Vec<(String, String)>,
+}
+
+impl Found {
+    fn set(&mut self, name: &str, value: String) {
+        self.known.insert(name.to_owned(), value.clone());
+        self.order.retain(|(known, _)| known != name);
+        self.order.push((name.to_owned(), value));
+    }
+}
+
+/// How a source of many variables is called in an error.
+fn whole(source: &EnvFromSource) -> String {
+    format!("{}*", source.prefix)
+}
+
+/// A variable's name, and its value or why it has none.
+type Named = (String, Result<String, String>);
+
+/// All keys of an object with the prefix before them; none of an optional object that is not there.
+fn all_keys(bundle: &PodBundle, source: &EnvFromSource) -> Result<Vec<Named>, String> {
+    let named = |key: &str| format!("{}{key}", source.prefix);
+    if let Some(wanted) = &source.config_map_ref {
+        let map = bundle.config_maps.iter().find(|map| name_of(map.metadata.as_ref()) == wanted.name);
+        let all = map.map(|map| map.data.iter().map(|(key, value)| (named(key), Ok(value.clone()))).collect());
+        return object(all, wanted, "configMap");
+    }
+    if let Some(wanted) = &source.secret_ref {
+        let secret = bundle.secrets.iter().find(|secret| name_of(secret.metadata.as_ref()) == wanted.name);
+        let all = secret.map(|secret| {
+            let values = secret.data.iter();
+            values.map(|(key, bytes)| (named(key), text(key, &wanted.name, bytes))).collect()
+        });
+        return object(all, wanted, "secret");
+    }
+    Err("envFrom names no source that Berth supports: use configMapRef or secretRef".into())
+}
+
+fn object(all: Option<Vec<Named>>, wanted: &EnvSource, what: &str) -> Result<Vec<Named>, String> {
+    match all {
+        Some(all) => Ok(all),
+        None if wanted.optional == Some(true) => Ok(Vec::new()),
+        None => Err(format!("{what} {:?} does not exist; create it, and the container starts", wanted.name)),
+    }
 }
 
 /// None for an optional reference to what is not there.
 fn value(
     bundle: &PodBundle,
+    container: &Container,
     variable: &EnvVar,
     place: Place<'_>,
     known: &BTreeMap<String, String>,
 ) -> Result<Option<String>, String> {
+    let none = Pod::default();
+    let pod = bundle.pod.as_ref().unwrap_or(&none);
     match &variable.value_from {
         None => Ok(Some(expand(&variable.value, known))),
-        Some(EnvVarSource { field_ref: Some(field), .. }) => self::field(bundle, &field.field_path, place).map(Some),
+        Some(EnvVarSource { field_ref: Some(field), .. }) => fields::of_pod(pod, &field.field_path, place).map(Some),
+        Some(EnvVarSource { resource_field_ref: Some(field), .. }) => {
+            fields::of_container(pod, Some(container), field, place).map(Some)
+        }
         Some(EnvVarSource { config_map_key_ref: Some(key), .. }) => config_map_key(bundle, key),
         Some(EnvVarSource { secret_key_ref: Some(key), .. }) => secret_key(bundle, key),
         Some(_) => {
-            Err("valueFrom names no source that Berth supports: use fieldRef, configMapKeyRef or secretKeyRef".into())
+            Err("valueFrom names no source that Berth supports: use fieldRef, resourceFieldRef, configMapKeyRef \
+                        or secretKeyRef"
+                .into())
         }
     }
 }
@@ -72,10 +136,12 @@ fn secret_key(bundle: &PodBundle, key: &KeySelector) -> Result<Option<String>, S
     let Some(bytes) = secret.and_then(|secret| secret.data.get(&key.key)) else {
         return missing(None, key, "secret", secret.is_some());
     };
-    match String::from_utf8(bytes.clone()) {
-        Ok(text) => Ok(Some(text)),
-        Err(_) => Err(format!("key {:?} of secret {:?} is not text; mount it as a file instead", key.key, key.name)),
-    }
+    text(&key.key, &key.name, bytes).map(Some)
+}
+
+fn text(key: &str, secret: &str, bytes: &[u8]) -> Result<String, String> {
+    let text = std::str::from_utf8(bytes).map(str::to_owned);
+    text.map_err(|_| format!("key {key:?} of secret {secret:?} is not text; mount it as a file instead"))
 }
 
 fn missing(value: Option<String>, key: &KeySelector, what: &str, there: bool) -> Result<Option<String>, String> {
@@ -89,34 +155,6 @@ fn missing(value: Option<String>, key: &KeySelector, what: &str, there: bool) ->
 
 fn name_of(meta: Option<&ObjectMeta>) -> &str {
     meta.map_or("", |meta| meta.name.as_str())
-}
-
-/// A field of the pod, by its path.
-fn field(bundle: &PodBundle, path: &str, place: Place<'_>) -> Result<String, String> {
-    let none = ObjectMeta::default();
-    let meta = bundle.pod.as_ref().and_then(|pod| pod.metadata.as_ref()).unwrap_or(&none);
-    let entry = |prefix: &str, map: &BTreeMap<String, String>| {
-        let key = path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
-        Some(map.get(key).cloned().unwrap_or_default())
-    };
-    let plain = match path {
-        "metadata.name" => Some(meta.name.clone()),
-        "metadata.namespace" => Some(meta.namespace.clone()),
-        "metadata.uid" => Some(meta.uid.clone()),
-        "spec.nodeName" => Some(place.node_name.to_owned()),
-        "status.hostIP" => Some(place.host_ip.to_owned()),
-        "status.podIP" | "status.podIPs" => Some(place.pod_ip.to_owned()),
-        _ => None,
-    };
-    plain
-        .or_else(|| entry("metadata.labels", &meta.labels))
-        .or_else(|| entry("metadata.annotations", &meta.annotations))
-        .ok_or_else(|| {
-            format!(
-                "fieldPath {path:?} is not supported: use metadata.name, metadata.namespace, metadata.uid, \
-                 metadata.labels['KEY'], metadata.annotations['KEY'], spec.nodeName, status.hostIP or status.podIP"
-            )
-        })
 }
 
 /// Replaces `$(NAME)` by the variable's value. A name that is not known stays as it is; `$$` is a dollar sign.
@@ -149,11 +187,13 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pb::objects::{ConfigMap, ObjectFieldSelector, Pod, Secret};
+    use pb::objects::{ConfigMap, ObjectFieldSelector, Secret};
 
     use super::*;
 
-    const PLACE: Place<'_> = Place { node_name: "node-1", host_ip: "10.0.0.1", pod_ip: "10.77.0.5" };
+    static NOTHING: BTreeMap<String, model::quantity::Quantity> = BTreeMap::new();
+    const PLACE: Place<'_> =
+        Place { node_name: "node-1", host_ip: "10.0.0.1", pod_ip: "10.77.0.5", allocatable: &NOTHING };
 
     fn plain(name: &str, value: &str) -> EnvVar {
         EnvVar { name: name.into(), value: value.into(), value_from: None }
@@ -179,7 +219,7 @@ mod tests {
             pod: Some(Pod { metadata: Some(ObjectMeta { labels, ..meta("web-0") }), ..Default::default() }),
             config_maps: vec![ConfigMap {
                 metadata: Some(meta("conf")),
-                data: [("mode".to_owned(), "fast".to_owned())].into(),
+                data: [("mode".to_owned(), "fast".to_owned()), ("a=b".to_owned(), "x".to_owned())].into(),
                 ..Default::default()
             }],
             secrets: vec![Secret {
@@ -210,6 +250,31 @@ mod tests {
         assert_eq!(all["ALL"], "web-0/nginx/fast/$(LATER)/$(POD)");
         assert_eq!(all["WORD"], "xyz");
         assert!(!all.contains_key("NONE"));
+    }
+
+    fn whole(prefix: &str, map: &str, secret: &str, optional: bool) -> EnvFromSource {
+        let source = |name: &str| (!name.is_empty()).then(|| EnvSource { name: name.into(), optional: Some(optional) });
+        EnvFromSource { prefix: prefix.into(), config_map_ref: source(map), secret_ref: source(secret) }
+    }
+
+    #[test]
+    fn whole_objects_come_first_and_what_no_variable_may_be_called_is_left_out() {
+        let container = Container {
+            name: "main".into(),
+            env_from: vec![whole("CONF_", "conf", "", false), whole("", "", "nowhere", true)],
+            env: vec![plain("USED", "$(CONF_mode)"), plain("CONF_mode", "slow")],
+            ..Default::default()
+        };
+        let all = variables(&bundle(), &container, PLACE).unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(all, [pair("USED", "fast"), pair("CONF_mode", "slow")]);
+        assert_eq!(skipped(&bundle(), &container), ["CONF_a=b"]);
+        let says = |source| {
+            let container = Container { env_from: vec![source], ..container.clone() };
+            variables(&bundle(), &container, PLACE).unwrap_err().to_string()
+        };
+        assert!(says(whole("", "nowhere", "", false)).contains("configMap \"nowhere\" does not exist"));
+        assert!(says(whole("", "", "pass", false)).contains("variable raw of container main: key \"raw\""));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What a node tells of itself when it registers.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, net::Ipv4Addr, str::FromStr, sync::Arc};
 
+use anyhow::{Context, bail};
+use model::quantity::Quantity as Amount;
 use pb::objects::{
     Condition, DaemonEndpoint, Node, NodeAddress, NodeCsiDriver, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
     ObjectMeta, Quantity, Time,
@@ -12,21 +14,90 @@ use crate::{config::Config, csi::Driver};
 /// Label that every node carries: its name.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
+/// Room for what pods write beside their volumes.
+const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
+
 /// What a hollow node pretends to have: enough that no test is about size unless it wants to be.
 const HOLLOW_CAPACITY: [(&str, &str); 3] = [("cpu", "256"), ("memory", "1Ti"), ("pods", "10000")];
 
+/// Resources of a node by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// All that there is.
+    pub capacity: BTreeMap<String, Amount>,
+    /// What is left for pods.
+    pub allocatable: BTreeMap<String, Amount>,
+}
+
+impl Amounts {
+    /// What this machine has, without what is reserved for everything that is no pod.
+    pub fn of_machine(config: &Config) -> anyhow::Result<Self> {
+        let memory = memory_total(&std::fs::read_to_string("/proc/meminfo")?)
+            .ok_or_else(|| anyhow::anyhow!("/proc/meminfo has no line MemTotal: is /proc mounted?"))?;
+        let cpus = std::thread::available_parallelism()?.get();
+        let disk = nix::sys::statvfs::statvfs(&config.data_dir)
+            .with_context(|| format!("--data-dir {}: cannot look at its file system", config.data_dir.display()))?;
+        let bytes = |bytes: u64| Amount::bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let capacity = BTreeMap::from([
+            ("cpu".to_owned(), Amount::units(i64::try_from(cpus)?)),
+            ("memory".to_owned(), bytes(memory.saturating_mul(1024))),
+            (EPHEMERAL_STORAGE.to_owned(), bytes(disk.blocks().saturating_mul(disk.fragment_size()))),
+            ("pods".to_owned(), Amount::units(config.max_pods.into())),
+        ]);
+        let allocatable = without(&capacity, &config.system_reserved)?;
+        Ok(Self { capacity, allocatable })
+    }
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> i64 {
+        self.capacity.get("memory").map_or(0, |memory| memory.as_units())
+    }
+}
+
+fn without(capacity: &BTreeMap<String, Amount>, reserved: &[Reserved]) -> anyhow::Result<BTreeMap<String, Amount>> {
+    let mut left = capacity.clone();
+    for Reserved { resource, amount } in reserved {
+        let has = left.get(resource).copied().unwrap_or(Amount::ZERO);
+        if *amount > has {
+            bail!("--system-reserved {resource}={amount}: the node has only {has}: reserve less");
+        }
+        left.insert(resource.clone(), has - *amount);
+    }
+    Ok(left)
+}
+
+/// An amount of a resource that pods do not get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    resource: String,
+    amount: Amount,
+}
+
+impl FromStr for Reserved {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (resource, amount) = text.split_once('=').ok_or("must be NAME=AMOUNT, such as memory=1Gi")?;
+        if !["cpu", "memory", EPHEMERAL_STORAGE].contains(&resource) {
+            return Err(format!("{resource:?} cannot be reserved: use cpu, memory or {EPHEMERAL_STORAGE}"));
+        }
+        match amount.parse::<Amount>() {
+            Ok(amount) if amount.is_negative() => Err(format!("{amount} must not be less than nothing")),
+            Ok(amount) => Ok(Self { resource: resource.to_owned(), amount }),
+            Err(why) => Err(format!("{amount:?} {why}")),
+        }
+    }
+}
+
 /// The node that this machine is.
-pub fn real_node(config: &Config, runtime_version: &str) -> anyhow::Result<Node> {
-    let memory = memory_total(&std::fs::read_to_string("/proc/meminfo")?)
-        .ok_or_else(|| anyhow::anyhow!("/proc/meminfo has no line MemTotal: is /proc mounted?"))?;
-    let cpus = std::thread::available_parallelism()?.get();
-    let capacity = [
-        ("cpu".to_owned(), Quantity::from(cpus.to_string().as_str())),
-        ("memory".to_owned(), Quantity::from(format!("{memory}Ki").as_str())),
-        ("pods".to_owned(), Quantity::from(config.max_pods.to_string().as_str())),
-    ];
-    let mut node = node(&config.node_name, config.node_ip, i32::from(config.listen().port()), capacity.into());
+pub fn real_node(config: &Config, amounts: &Amounts, runtime_version: &str) -> Node {
+    let written = |amounts: &BTreeMap<String, Amount>| -> BTreeMap<String, Quantity> {
+        amounts.iter().map(|(name, amount)| (name.clone(), (*amount).into())).collect()
+    };
+    let port = i32::from(config.listen().port());
+    let mut node = node(&config.node_name, config.node_ip, port, written(&amounts.capacity));
     if let Some(status) = &mut node.status {
+        status.allocatable = written(&amounts.allocatable);
         status.node_info = Some(NodeSystemInfo {
             kernel_version: first_line("/proc/sys/kernel/osrelease"),
             os_image: os_name(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
@@ -34,7 +105,7 @@ pub fn real_node(config: &Config, runtime_version: &str) -> anyhow::Result<Node>
             ..system_info()
         });
     }
-    Ok(node)
+    node
 }
 
 /// Bound on the volumes of a driver: this and the driver's name, among what pods may use.
@@ -141,6 +212,21 @@ fn os_name(os_release: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_reserved_is_not_for_pods() {
+        let capacity: BTreeMap<_, _> =
+            [("cpu".to_owned(), Amount::units(2)), ("memory".to_owned(), Amount::bytes(4 << 30))].into();
+        let reserved = |text: &str| text.parse::<Reserved>();
+        let some = [reserved("cpu=250m").unwrap(), reserved("memory=1Gi").unwrap()];
+        let left = without(&capacity, &some).unwrap();
+        assert_eq!((left["cpu"].as_millis(), left["memory"].as_units()), (1750, 3 << 30));
+        let all = [reserved("cpu=3").unwrap()];
+        assert!(without(&capacity, &all).unwrap_err().to_string().contains("the node has only 2"));
+        for bad in ["cpu", "pods=1", "cpu=x", "memory=-1"] {
+            assert!(reserved(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn reads_the_kernels_files() {

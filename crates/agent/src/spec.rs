@@ -13,9 +13,10 @@ use std::{collections::HashMap, net::Ipv4Addr, path::PathBuf};
 
 use pb::{agent::v1::PodRef, objects::Pod};
 
-use crate::cri::label;
+use crate::{cri::label, facts::Amounts, fields::Place};
 
 pub use container::{Run, log_path};
+pub use resources::of_pod as bounds;
 pub use security::ImageUser;
 
 /// What is the same for all pods of a node.
@@ -33,6 +34,8 @@ pub struct NodeSettings {
     pub dns_ip: Ipv4Addr,
     /// The agent's folder.
     pub data_dir: PathBuf,
+    /// What the node has.
+    pub amounts: Amounts,
     /// Whether containers that say nothing of seccomp get the runtime's own profile.
     pub seccomp_default: bool,
 }
@@ -57,6 +60,11 @@ impl NodeSettings {
     /// The pod's own cgroup.
     pub fn cgroup(&self, uid: &str) -> String {
         format!("{}/pod{uid}", self.cgroup_parent.trim_end_matches('/'))
+    }
+
+    /// Where fields of a pod are read from.
+    pub fn place<'a>(&'a self, host_ip: &'a str, pod_ip: &'a str) -> Place<'a> {
+        Place { node_name: &self.node_name, host_ip, pod_ip, allocatable: &self.amounts.allocatable }
     }
 
     fn labels(&self, pod: &PodRef) -> HashMap<String, String> {
@@ -85,6 +93,7 @@ mod tests {
             cluster_domain: "cluster.local".into(),
             dns_ip: Ipv4Addr::new(169, 254, 20, 10),
             data_dir: "/data".into(),
+            amounts: Amounts::default(),
             seccomp_default: true,
         }
     }

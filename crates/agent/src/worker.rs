@@ -30,6 +30,7 @@ use tracing::Instrument;
 
 use crate::{
     act::{self, Failed},
+    cgroup,
     cri::Cri,
     hooks::{Hooks, Place},
     metrics::Metrics,
@@ -345,7 +346,7 @@ impl Worker {
         if let Err(error) = self.shared.volumes.remove_folder(&self.reference.uid) {
             tracing::warn!(%error, "cannot remove the pod's folder");
         }
-        act::remove_cgroups(&self.shared.settings.cgroup(&self.reference.uid));
+        cgroup::remove(&self.shared.settings.cgroup(&self.reference.uid));
         match fs::remove_dir_all(self.shared.settings.log_dir(&self.reference)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, "cannot remove the pod's logs");

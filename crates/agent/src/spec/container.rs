@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cri::{annotation, label},
-    env::{self, BadEnv, Place},
+    env::{self, BadEnv},
 };
 
 /// One run of a container.
@@ -64,11 +64,16 @@ impl NodeSettings {
         let pod = bundle.pod.clone().unwrap_or_default();
         let spec = pod.spec.clone().unwrap_or_default();
         let host_ip = self.node_ip.to_string();
-        let place = Place { node_name: &self.node_name, host_ip: &host_ip, pod_ip: run.pod_ip };
+        let place = self.place(&host_ip, run.pod_ip);
         let envs = env::variables(bundle, container, place)?;
         let known: BTreeMap<String, String> = envs.iter().cloned().collect();
         let expand = |words: &[String]| words.iter().map(|word| env::expand(word, &known)).collect();
         let security = security::of_container(&spec, container, run.image_user, self.seccomp_default)?;
+        let skipped = env::skipped(bundle, container);
+        if !skipped.is_empty() {
+            let container = &container.name;
+            tracing::warn!(container, ?skipped, "keys in envFrom are left out: no variable may have such a name");
+        }
         let mut labels = self.labels(&reference(&pod));
         labels.insert(label::CONTAINER.to_owned(), container.name.clone());
         Ok(cri::ContainerConfig {
@@ -86,7 +91,7 @@ impl NodeSettings {
             stdin_once: container.stdin_once,
             tty: container.tty,
             linux: Some(cri::LinuxContainerConfig {
-                resources: Some(resources::of_container(container.resources.as_ref())),
+                resources: Some(resources::of_container(&spec, container, self.amounts.memory())),
                 security_context: Some(security),
             }),
             ..Default::default()
