@@ -5,9 +5,8 @@ use std::{
     path::PathBuf,
 };
 
+use model::quantity::{BadQuantity, Quantity};
 use runtime::config::CommonArgs;
-
-use crate::facts::Reserved;
 
 /// Runs the pods of one node; or stands for many nodes that run nothing.
 #[derive(Clone, Debug, clap::Args)]
@@ -69,17 +68,36 @@ pub struct Config {
     #[arg(long, default_value_t = 110)]
     pub max_pods: u32,
 
-    /// What the node keeps for everything that is no pod, as cpu=500m,memory=1Gi,ephemeral-storage=2Gi: pods get the rest.
-    #[arg(long, value_name = "NAME=AMOUNT", value_delimiter = ',')]
-    pub system_reserved: Vec<Reserved>,
-
     /// The most pods that are started or stopped at the same moment.
     #[arg(long, default_value_t = 8)]
     pub parallel: usize,
 
+    /// Percentage of the disk's use from which on images that no container uses are removed; 100 removes none. Images that
+    /// were imported by hand always stay.
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_high: u8,
+
+    /// Percentage of the disk's use at which enough images are removed.
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_low: u8,
+
+    /// A container's log is set aside when it is larger, such as 10Mi.
+    #[arg(long, value_name = "BYTES", default_value = "10Mi", value_parser = bytes)]
+    pub log_max_size: u64,
+
+    /// Files that are kept of a container's log, at least 2.
+    #[arg(long, value_name = "FILES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
+    pub log_max_files: u32,
+
     /// Stand for this many nodes, named `<node-name>-0` and so on, whose pods become ready at once.
     #[arg(long)]
     pub hollow: Option<u32>,
+}
+
+/// An amount of bytes, such as 10Mi.
+fn bytes(text: &str) -> Result<u64, String> {
+    let amount: Quantity = text.parse().map_err(|error: BadQuantity| error.to_string())?;
+    u64::try_from(amount.as_units()).ok().filter(|bytes| *bytes > 0).ok_or_else(|| "must be more than 0".to_owned())
 }
 
 impl Config {

@@ -4,6 +4,7 @@
 //! (counts) of sandboxes and containers.
 
 pub mod inspect;
+mod upkeep;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,6 +22,8 @@ use pb::agent::v1::PodRef;
 use plan::node::{Container, ContainerState, Runtime, Sandbox};
 use runtime::channel::{BadAddress, Channel};
 use tonic::{Code, Response, Status};
+
+use crate::termination;
 
 /// Labels that identify what belongs to whom; the names are those that other CRI tools know.
 pub mod label {
@@ -328,6 +331,7 @@ fn gone_is_fine(answer: Result<(), Status>) -> Result<(), Status> {
 
 fn container(listed: cri::Container, status: cri::ContainerStatus) -> Container {
     let metadata = listed.metadata.unwrap_or_default();
+    let said = termination::message(&listed.annotations, &status.log_path, status.exit_code);
     let (started_at, finished_at) = (nanoseconds(status.started_at), nanoseconds(status.finished_at));
     let state = match cri::ContainerState::try_from(status.state) {
         Ok(cri::ContainerState::ContainerCreated) => ContainerState::Created,
@@ -338,7 +342,7 @@ fn container(listed: cri::Container, status: cri::ContainerStatus) -> Container 
             finished_at,
             code: status.exit_code,
             reason: status.reason,
-            message: status.message,
+            message: said.unwrap_or(status.message),
         },
         Ok(cri::ContainerState::ContainerUnknown) | Err(_) => ContainerState::Unknown,
     };

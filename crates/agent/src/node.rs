@@ -15,6 +15,7 @@ use pb::{
     agent::v1::{agent_service_server::AgentServiceServer, volume_agent_service_server::VolumeAgentServiceServer},
     objects::Node,
 };
+use plan::node::images::Bounds;
 use runtime::{server::Server, tasks::Tasks};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,10 +28,12 @@ use crate::{
     cri::{Cri, FoundPod},
     csi::{Registry, proxy},
     events, facts,
+    gc::{self, Collector},
     metrics::Metrics,
     network,
     pods::Pods,
     report::Reporter,
+    rotate,
     session::{self, Registration},
     spec::NodeSettings,
     stream::{follow, waits},
@@ -64,7 +67,6 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
             cluster_domain: config.cluster_domain.clone(),
             dns_ip: config.dns_ip,
             data_dir: config.data_dir.clone(),
-            amounts: facts::Amounts::of_machine(config)?,
             seccomp_default: config.seccomp_default,
         },
         reporter: Reporter::default(),
@@ -101,7 +103,7 @@ async fn start(
     let version = until(&token, "the container runtime answers", || shared.cri.version()).await;
     let Some(version) = version else { return Ok(()) };
     tracing::info!(runtime = version, "container runtime found");
-    let node = facts::real_node(&config, &shared.settings.amounts, &version);
+    let node = facts::real_node(&config, &version)?;
     let node = with_drivers(node, shared.volumes.registry(), pods.clone(), tasks).await;
     let (registered, registration) = watch::channel(None);
     tasks.spawn("session", session::keep(api.clone(), node, 1.0, registered, token.clone()));
@@ -131,11 +133,25 @@ async fn start(
     let Some(registration) = first(registration).await else { return Ok(()) };
     network::start(&config, &registration, api.clone(), tasks).await?;
     wait_for_network(&shared.cri, &token).await;
+    keep_tidy(&config, &shared.cri, &pods, tasks);
     tasks.spawn("pods", async move {
         let open = || api.clone().watch_pods(config.node_name.clone());
         follow("pods", shutdown, open, |feed| pods.take(feed)).await;
     });
     Ok(())
+}
+
+/// Logs within bounds, and nothing kept that nobody needs.
+fn keep_tidy(config: &Config, cri: &Cri, pods: &Arc<Pods>, tasks: &Tasks) {
+    let logs = rotate::Bounds {
+        size: config.log_max_size,
+        files: usize::try_from(config.log_max_files).unwrap_or(usize::MAX),
+    };
+    tasks.spawn("log-rotation", rotate::run(cri.clone(), logs, tasks.token().clone()));
+    let bounds = Bounds { high: config.image_gc_high, low: config.image_gc_low, min_age: gc::MIN_AGE };
+    let (cri, data_dir) = (cri.clone(), config.data_dir.clone());
+    let collector = Collector { cri, pods: pods.clone(), data_dir, bounds };
+    tasks.spawn("garbage", collector.run(tasks.token().clone()));
 }
 
 /// The node with its CSI drivers, as they come and go. Waits a moment for those that are there: a node that starts anew

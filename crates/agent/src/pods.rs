@@ -123,6 +123,11 @@ impl Pods {
         }
     }
 
+    /// Whether the pod of this uid has a worker: it is on this node, or shall be.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.workers.lock().contains_key(uid)
+    }
+
     /// Takes what became of a report.
     pub fn settled(&self, uid: &str, stopped: bool, outcome: Outcome) {
         tracing::debug!(uid, stopped, ?outcome, "report settled");

@@ -9,6 +9,7 @@
 //! container starts only when the pod's volumes are mounted (I5); a pod counts as stopped only when the runtime knows no
 //! sandbox and no container of it and no volume is mounted (I20, I21).
 
+pub mod images;
 mod lifecycle;
 mod observed;
 pub mod probe;

@@ -8,8 +8,9 @@ use futures::{StreamExt, stream};
 use pb::{
     Kind, Object, ObjectExt,
     agent::v1::{PodRef, PodReport, ReportResult, ReportStatusRequest, ReportStatusResponse},
-    objects::{Pod, PodStatus},
+    objects::{Condition, Pod, PodStatus},
 };
+use plan::node::CONDITIONS;
 use store::{Guard, Key, Kv, Op, objects};
 
 use crate::{
@@ -81,14 +82,18 @@ fn decide(node: &str, uid: &str, report: &PodReport, pod: &Pod) -> Decision {
     if new == *pod { Decision::Nothing } else { Decision::Write(Box::new(new)) }
 }
 
-/// The status as the node observes it. Conditions that the node says nothing of are others' and stay.
+/// The status as the node observes it. What is others' stays as it is, whatever the node says of it: conditions of types
+/// that no node tells of (readiness gates among them), and the node that was nominated.
 fn observed(old: Option<&PodStatus>, reported: &PodStatus) -> PodStatus {
     let mut status = reported.clone();
+    let nodes = |condition: &Condition| CONDITIONS.contains(&condition.r#type.as_str());
     let said = |kind: &str| reported.conditions.iter().any(|condition| condition.r#type == kind);
     let others = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
-    let mut conditions: Vec<_> = others.iter().filter(|condition| !said(&condition.r#type)).cloned().collect();
-    conditions.append(&mut status.conditions);
+    let mut conditions: Vec<_> =
+        others.iter().filter(|condition| !nodes(condition) || !said(&condition.r#type)).cloned().collect();
+    conditions.extend(status.conditions.drain(..).filter(nodes));
     status.conditions = conditions;
+    status.nominated_node_name = old.map(|old| old.nominated_node_name.clone()).unwrap_or_default();
     status
 }
 
@@ -147,7 +152,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use pb::objects::{Condition, ObjectMeta, PodSpec, Time};
+    use pb::objects::{ObjectMeta, PodSpec, Time};
 
     use super::*;
 
@@ -182,6 +187,21 @@ mod tests {
         let kinds: Vec<_> = written.status.as_ref().unwrap().conditions.iter().map(|c| c.r#type.as_str()).collect();
         assert_eq!(kinds, ["PodScheduled", "Ready"]);
         assert_eq!(decide("n1", "u", &running(false), &written), Decision::Nothing);
+    }
+
+    #[test]
+    fn a_node_neither_removes_nor_writes_conditions_of_others() {
+        let mut gated = pod();
+        let status = gated.status.as_mut().unwrap();
+        status.conditions.push(condition("example.com/leader", "True"));
+        status.nominated_node_name = "n2".into();
+        let mut report = running(false);
+        report.status.as_mut().unwrap().conditions.push(condition("example.com/leader", "False"));
+        let Decision::Write(written) = decide("n1", "u", &report, &gated) else { panic!() };
+        let status = written.status.unwrap();
+        assert_eq!(status.nominated_node_name, "n2");
+        let found: Vec<_> = status.conditions.iter().filter(|c| c.r#type == "example.com/leader").collect();
+        assert_eq!(found, [&condition("example.com/leader", "True")]);
     }
 
     #[test]
