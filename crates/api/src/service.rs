@@ -40,28 +40,28 @@ impl ApiService for Api {
 
     async fn exec_stream(
         &self,
-        _request: Request<tonic::Streaming<ExecStreamRequest>>,
+        request: Request<tonic::Streaming<ExecStreamRequest>>,
     ) -> Answer<Self::ExecStreamStream> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(self.0.exec_stream(request.into_inner()).await?.boxed()))
     }
 
     async fn port_forward(
         &self,
-        _request: Request<tonic::Streaming<PortForwardRequest>>,
+        request: Request<tonic::Streaming<PortForwardRequest>>,
     ) -> Answer<Self::PortForwardStream> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(self.0.port_forward(request.into_inner()).await?.boxed()))
     }
 
-    async fn copy_from(&self, _request: Request<CopyFromRequest>) -> Answer<Self::CopyFromStream> {
-        Err(Status::unimplemented("not yet"))
+    async fn copy_from(&self, request: Request<CopyFromRequest>) -> Answer<Self::CopyFromStream> {
+        Ok(Response::new(self.0.copy_from(request.into_inner()).await?.boxed()))
     }
 
-    async fn copy_to(&self, _request: Request<tonic::Streaming<CopyToRequest>>) -> Answer<CopyToResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn copy_to(&self, request: Request<tonic::Streaming<CopyToRequest>>) -> Answer<CopyToResponse> {
+        Ok(Response::new(self.0.copy_to(request.into_inner()).await?))
     }
 
-    async fn top(&self, _request: Request<TopRequest>) -> Answer<TopResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn top(&self, request: Request<TopRequest>) -> Answer<TopResponse> {
+        Ok(Response::new(self.0.top(request.into_inner()).await?))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Answer<GetResponse> {

@@ -1,18 +1,28 @@
-//! Logs and commands: handed through to the agent of the node that the pod is on.
+//! Access to containers: handed through to the agent of the node that the pod is on.
+//!
+//! A stream costs this service one message in each direction, however fast one side is and however slow the other. It
+//! ends in both directions when either side ends, and when this service is stopped.
 
-use std::{collections::BTreeMap, time::Duration};
+mod relay;
+mod top;
 
-use futures::{Stream, StreamExt};
+use std::{collections::BTreeMap, future::Future, time::Duration};
+
+use futures::Stream;
 use parking_lot::Mutex;
 use pb::{
     ObjectExt,
     agent::v1::{self as agent, agent_service_client::AgentServiceClient},
-    api::v1::{ExecRequest, ExecResponse, LogsRequest, LogsResponse},
+    api::v1::{
+        CopyFromRequest, CopyFromResponse, CopyToRequest, CopyToResponse, ExecRequest, ExecResponse, ExecStreamRequest,
+        ExecStreamResponse, LogsRequest, LogsResponse, PortForwardRequest, PortForwardResponse, copy_to_request,
+        exec_stream_request, port_forward_request,
+    },
     objects::{Node, Pod},
 };
 use runtime::channel::{self, Channel};
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Response, Status, Streaming};
 
 use crate::{
     Shared,
@@ -26,8 +36,13 @@ const EXEC_SECONDS: (i32, i32) = (30, 3600);
 const ON_THE_WAY: Duration = Duration::from_secs(5);
 /// How long an agent may take to start answering.
 const ANSWER: Duration = Duration::from_secs(10);
+/// The same where it starts a process first.
+const START: Duration = Duration::from_secs(45);
 /// Channels that are kept; more nodes than that share by forgetting.
 const CHANNELS: usize = 1024;
+
+/// What goes to the user as it is.
+type Outcome<T> = std::result::Result<T, Status>;
 
 /// Channels to agents, by address.
 #[derive(Default)]
@@ -51,8 +66,13 @@ impl Agents {
     }
 }
 
+/// Annotation with the container that is meant when none is named; the name is the one that users of kubectl know.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
 /// The name of the container that is meant.
 fn container(pod: &Pod, asked: &str) -> Result<String> {
+    let usual = pod.metadata.as_ref().and_then(|meta| meta.annotations.get(DEFAULT_CONTAINER));
+    let asked = if asked.is_empty() { usual.map_or("", String::as_str) } else { asked };
     let spec = pod.spec.clone().unwrap_or_default();
     let names: Vec<String> = spec.containers.iter().chain(&spec.init_containers).map(|c| c.name.clone()).collect();
     match (asked, spec.containers.as_slice()) {
@@ -102,21 +122,109 @@ impl Shared {
     }
 
     /// Streams the output of a container.
-    pub async fn logs(
-        &self,
-        mut request: LogsRequest,
-    ) -> std::result::Result<impl Stream<Item = std::result::Result<LogsResponse, Status>> + use<>, Status> {
+    pub async fn logs(&self, mut request: LogsRequest) -> Outcome<impl Stream<Item = Outcome<LogsResponse>> + use<>> {
+        if request.since_seconds.is_some() && request.since_time.is_some() {
+            return Err(
+                Error::field("since_time", "Invalid value: since_seconds is given too: name one of them").into()
+            );
+        }
+        for (field, number) in [("since_seconds", request.since_seconds), ("limit_bytes", request.limit_bytes)] {
+            if let Some(number) = number.filter(|number| *number <= 0) {
+                let why = Violation::value(field, number, "must be greater than 0");
+                return Err(Error::Invalid(vec![why]).into());
+            }
+        }
         let (pod, mut agent) = self.agent_of(&request.namespace, &request.pod).await?;
         request.container = container(&pod, &request.container)?;
         request.namespace = pod.namespace().to_owned();
         let request = agent::LogsRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
-        let pieces = answered(&pod, timeout(ANSWER, agent.logs(request)).await)?.into_inner();
-        let pieces = pieces.map(|piece| Ok(piece?.response.unwrap_or_default()));
-        Ok(pieces.take_until(self.stop.clone().cancelled_owned()))
+        let pieces = answered(&pod, ANSWER, agent.logs(request)).await?.into_inner();
+        Ok(relay::back(pieces, node_of(&pod), self.stop.clone(), |piece| piece.response.unwrap_or_default()))
+    }
+
+    /// Runs a command in a container, with input and output as they come.
+    pub async fn exec_stream(
+        &self,
+        mut requests: Streaming<ExecStreamRequest>,
+    ) -> Outcome<impl Stream<Item = Outcome<ExecStreamResponse>> + use<>> {
+        let Some(exec_stream_request::Input::Start(mut start)) = relay::first(&mut requests).await?.input else {
+            return Err(relay::no_start());
+        };
+        if start.command.is_empty() {
+            return Err(Error::field("start.command", "Required value: program and arguments").into());
+        }
+        let (pod, mut agent) = self.agent_of(&start.namespace, &start.pod).await?;
+        start.container = container(&pod, &start.container)?;
+        start.namespace = pod.namespace().to_owned();
+        let start = ExecStreamRequest { input: Some(exec_stream_request::Input::Start(start)) };
+        let first = agent::ExecStreamRequest { request: Some(start), pod_uid: pod.uid().to_owned() };
+        let input = relay::onward(first, requests, |request| agent::ExecStreamRequest {
+            request: Some(request),
+            ..Default::default()
+        });
+        let output = answered(&pod, START, agent.exec_stream(input)).await?.into_inner();
+        Ok(relay::back(output, node_of(&pod), self.stop.clone(), |piece| piece.response.unwrap_or_default()))
+    }
+
+    /// Carries one connection to a port of a pod.
+    pub async fn port_forward(
+        &self,
+        mut requests: Streaming<PortForwardRequest>,
+    ) -> Outcome<impl Stream<Item = Outcome<PortForwardResponse>> + use<>> {
+        let Some(port_forward_request::Input::Start(mut start)) = relay::first(&mut requests).await?.input else {
+            return Err(relay::no_start());
+        };
+        if !(1..=65535).contains(&start.port) {
+            let why = Violation::value("start.port", start.port, "must be between 1 and 65535, inclusive");
+            return Err(Error::Invalid(vec![why]).into());
+        }
+        let (pod, mut agent) = self.agent_of(&start.namespace, &start.pod).await?;
+        start.namespace = pod.namespace().to_owned();
+        let start = PortForwardRequest { input: Some(port_forward_request::Input::Start(start)) };
+        let first = agent::PortForwardRequest { request: Some(start), pod_uid: pod.uid().to_owned() };
+        let input = relay::onward(first, requests, |request| agent::PortForwardRequest {
+            request: Some(request),
+            ..Default::default()
+        });
+        let output = answered(&pod, START, agent.port_forward(input)).await?.into_inner();
+        Ok(relay::back(output, node_of(&pod), self.stop.clone(), |piece| piece.response.unwrap_or_default()))
+    }
+
+    /// Reads a file or a tree of a container.
+    pub async fn copy_from(
+        &self,
+        mut request: CopyFromRequest,
+    ) -> Outcome<impl Stream<Item = Outcome<CopyFromResponse>> + use<>> {
+        let (pod, mut agent) = self.agent_of(&request.namespace, &request.pod).await?;
+        request.container = container(&pod, &request.container)?;
+        request.namespace = pod.namespace().to_owned();
+        let request = agent::CopyFromRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
+        let pieces = answered(&pod, START, agent.copy_from(request)).await?.into_inner();
+        Ok(relay::back(pieces, node_of(&pod), self.stop.clone(), |piece| piece.response.unwrap_or_default()))
+    }
+
+    /// Writes a file or a tree into a container.
+    pub async fn copy_to(&self, mut requests: Streaming<CopyToRequest>) -> Outcome<CopyToResponse> {
+        let Some(copy_to_request::Input::Start(mut start)) = relay::first(&mut requests).await?.input else {
+            return Err(relay::no_start());
+        };
+        let (pod, mut agent) = self.agent_of(&start.namespace, &start.pod).await?;
+        start.container = container(&pod, &start.container)?;
+        start.namespace = pod.namespace().to_owned();
+        let start = CopyToRequest { input: Some(copy_to_request::Input::Start(start)) };
+        let first = agent::CopyToRequest { request: Some(start), pod_uid: pod.uid().to_owned() };
+        let input = relay::onward(first, requests, |request| agent::CopyToRequest {
+            request: Some(request),
+            ..Default::default()
+        });
+        // Takes as long as there is data; the agent gives up when none comes.
+        let written = self.stop.run_until_cancelled(agent.copy_to(input)).await.ok_or_else(relay::stopping)?;
+        let written = written.map_err(|status| relay::broken(&node_of(&pod), status))?;
+        Ok(written.into_inner().response.unwrap_or_default())
     }
 
     /// Runs a command in a container.
-    pub async fn exec(&self, mut request: ExecRequest) -> std::result::Result<ExecResponse, Status> {
+    pub async fn exec(&self, mut request: ExecRequest) -> Outcome<ExecResponse> {
         if request.command.is_empty() {
             return Err(Error::field("command", "Required value: program and arguments").into());
         }
@@ -127,16 +235,23 @@ impl Shared {
         request.timeout_seconds = seconds.min(EXEC_SECONDS.1);
         let limit = Duration::from_secs(u64::from(request.timeout_seconds.unsigned_abs())) + ON_THE_WAY;
         let request = agent::ExecRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
-        let answer = answered(&pod, timeout(limit, agent.exec(request)).await)?.into_inner();
+        let answer = answered(&pod, limit, agent.exec(request)).await?.into_inner();
         Ok(answer.response.unwrap_or_default())
     }
 }
 
+/// The node that a pod is on.
+fn node_of(pod: &Pod) -> String {
+    pod.spec.as_ref().map(|spec| spec.node_name.clone()).unwrap_or_default()
+}
+
 /// What an agent answered; that it cannot be reached is said in words that help.
-fn answered<T>(
+async fn answered<T>(
     pod: &Pod,
-    answer: std::result::Result<std::result::Result<T, Status>, tokio::time::error::Elapsed>,
-) -> std::result::Result<T, Status> {
+    limit: Duration,
+    call: impl Future<Output = Outcome<Response<T>>>,
+) -> Outcome<Response<T>> {
+    let answer = timeout(limit, call).await;
     let status = match answer {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(status)) => status,
@@ -145,7 +260,7 @@ fn answered<T>(
     if status.code() != tonic::Code::Unavailable {
         return Err(status);
     }
-    let node = pod.spec.as_ref().map_or("", |spec| &spec.node_name);
+    let node = node_of(pod);
     Err(Status::unavailable(format!(
         "the agent of node {node}, where pod {} is, cannot be reached ({}); the pod itself may run on: see `berth get node \
          {node}`, and try again when the agent is back",
@@ -155,7 +270,7 @@ fn answered<T>(
 }
 
 fn silent(pod: &Pod) -> Status {
-    let node = pod.spec.as_ref().map(|spec| spec.node_name.as_str()).unwrap_or_default();
+    let node = node_of(pod);
     Status::deadline_exceeded(format!(
         "the agent of node {node} does not answer; `berth get node {node}` says whether the node is ready"
     ))
@@ -179,6 +294,9 @@ mod tests {
         let error = container(&pod(&["a", "b"]), "c").unwrap_err().to_string();
         assert!(error.contains("a, b"), "{error}");
         assert!(container(&pod(&["a", "b"]), "").is_err());
+        let mut annotated = pod(&["a", "b"]);
+        annotated.metadata.get_or_insert_default().annotations.insert(DEFAULT_CONTAINER.to_owned(), "b".to_owned());
+        assert_eq!(container(&annotated, "").unwrap(), "b");
     }
 
     #[test]
