@@ -1,9 +1,6 @@
 //! Does what a plan says.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use k8s_cri::v1 as cri;
 use pb::agent::v1::PodBundle;
@@ -11,6 +8,7 @@ use plan::node::{Action, Runtime};
 use tonic::Status;
 
 use crate::{
+    cgroup,
     cri::ImageError,
     rotate,
     spec::{self, ImageUser, Run, reference},
@@ -78,6 +76,9 @@ async fn run_sandbox(shared: &Shared, bundle: &PodBundle, attempt: u32) -> Resul
     let failed = |error: io::Error| Failed::new("FailedCreatePodSandBox", error);
     fs::create_dir_all(shared.settings.log_dir(&reference(&pod))).map_err(failed)?;
     fs::create_dir_all(shared.settings.pod_dir(&reference(&pod).uid)).map_err(failed)?;
+    let spec = pod.spec.clone().unwrap_or_default();
+    cgroup::make(Path::new(cgroup::ROOT), &shared.settings.cgroup(&reference(&pod).uid), spec::bounds(&spec))
+        .map_err(|error| Failed::new("FailedCreatePodContainer", format!("cannot make the pod's cgroup: {error}")))?;
     let began = std::time::Instant::now();
     let config = shared.settings.sandbox(&pod, attempt);
     shared.cri.run_sandbox(config).await.map_err(Failed::status("FailedCreatePodSandBox"))?;
@@ -156,28 +157,4 @@ fn remove_log(shared: &Shared, bundle: &PodBundle, runtime: &Runtime, id: &str) 
     let pod = bundle.pod.clone().unwrap_or_default();
     let path = shared.settings.log_dir(&reference(&pod)).join(spec::log_path(&run.name, run.attempt));
     rotate::remove(&path)
-}
-
-/// Removes the pod's cgroup, which the runtime made and leaves behind, from every hierarchy (v1 and v2).
-pub fn remove_cgroups(cgroup: &str) {
-    let root = Path::new("/sys/fs/cgroup");
-    let below = cgroup.trim_start_matches('/');
-    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    for hierarchy in hierarchies.chain([root.to_owned()]) {
-        remove_cgroup(&hierarchy.join(below));
-    }
-}
-
-/// With its children: a cgroup holds no files of its own, only folders that are cgroups.
-fn remove_cgroup(path: &PathBuf) {
-    let children = fs::read_dir(path).into_iter().flatten().flatten();
-    for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
-        remove_cgroup(&child.path());
-    }
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::debug!(cgroup = %path.display(), %error, "cannot remove the cgroup");
-        }
-        _ => {}
-    }
 }

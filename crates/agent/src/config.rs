@@ -8,6 +8,8 @@ use std::{
 use model::quantity::{BadQuantity, Quantity};
 use runtime::config::CommonArgs;
 
+use crate::facts::Reserved;
+
 /// Runs the pods of one node; or stands for many nodes that run nothing.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -67,6 +69,10 @@ pub struct Config {
     /// The most pods that the node takes.
     #[arg(long, default_value_t = 110)]
     pub max_pods: u32,
+
+    /// What the node keeps for everything that is no pod, as cpu=500m,memory=1Gi,ephemeral-storage=2Gi: pods get the rest.
+    #[arg(long, value_name = "NAME=AMOUNT", value_delimiter = ',')]
+    pub system_reserved: Vec<Reserved>,
 
     /// The most pods that are started or stopped at the same moment.
     #[arg(long, default_value_t = 8)]

@@ -67,6 +67,7 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
             cluster_domain: config.cluster_domain.clone(),
             dns_ip: config.dns_ip,
             data_dir: config.data_dir.clone(),
+            amounts: facts::Amounts::of_machine(config)?,
             seccomp_default: config.seccomp_default,
         },
         reporter: Reporter::default(),
@@ -103,7 +104,7 @@ async fn start(
     let version = until(&token, "the container runtime answers", || shared.cri.version()).await;
     let Some(version) = version else { return Ok(()) };
     tracing::info!(runtime = version, "container runtime found");
-    let node = facts::real_node(&config, &version)?;
+    let node = facts::real_node(&config, &shared.settings.amounts, &version);
     let node = with_drivers(node, shared.volumes.registry(), pods.clone(), tasks).await;
     let (registered, registration) = watch::channel(None);
     tasks.spawn("session", session::keep(api.clone(), node, 1.0, registered, token.clone()));
