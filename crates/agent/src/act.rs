@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use k8s_cri::v1 as cri;
-use pb::agent::v1::PodBundle;
+use pb::{agent::v1::PodBundle, objects::Pod};
 use plan::node::{Action, Runtime};
 use tonic::Status;
 
@@ -11,10 +11,13 @@ use crate::{
     cgroup,
     cri::ImageError,
     rotate,
-    spec::{self, ImageUser, Run, reference},
+    spec::{self, ImageUser, Resolver, Run, reference},
     termination,
     worker::Shared,
 };
+
+/// The node's own resolver.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 /// How an action failed: one word in Kubernetes' vocabulary, and a sentence.
 #[derive(Clone, Debug)]
@@ -80,10 +83,21 @@ async fn run_sandbox(shared: &Shared, bundle: &PodBundle, attempt: u32) -> Resul
     cgroup::make(Path::new(cgroup::ROOT), &shared.settings.cgroup(&reference(&pod).uid), spec::bounds(&spec))
         .map_err(|error| Failed::new("FailedCreatePodContainer", format!("cannot make the pod's cgroup: {error}")))?;
     let began = std::time::Instant::now();
-    let config = shared.settings.sandbox(&pod, attempt);
+    let config = sandbox_config(shared, &pod, attempt)?;
     shared.cri.run_sandbox(config).await.map_err(Failed::status("FailedCreatePodSandBox"))?;
     shared.metrics.sandbox_seconds.observe(began.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The sandbox as the pod and the node's resolver ask for it now.
+fn sandbox_config(shared: &Shared, pod: &Pod, attempt: u32) -> Result<cri::PodSandboxConfig, Failed> {
+    let resolver = match fs::read_to_string(RESOLVER) {
+        Ok(text) => Resolver::parse(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Resolver::default(),
+        Err(error) => return Err(Failed::new("FailedCreatePodSandBox", format!("{RESOLVER}: {error}"))),
+    };
+    let config = shared.settings.sandbox(pod, attempt, &resolver);
+    config.map_err(|error| Failed::new("FailedCreatePodSandBox", error))
 }
 
 struct Start<'a> {
@@ -137,7 +151,7 @@ async fn start_container(
     termination::prepare(&mut config, container, &shared.settings.pod_dir(&reference.uid))
         .map_err(|error| failed(&error))?;
     let attempt = sandbox.map_or(0, |sandbox| sandbox.attempt);
-    let sandbox_config = shared.settings.sandbox(&pod, attempt);
+    let sandbox_config = sandbox_config(shared, &pod, attempt)?;
     let id = shared
         .cri
         .create_container(start.sandbox, config, sandbox_config)

@@ -5,6 +5,7 @@
 
 mod container;
 mod hosts;
+mod resolver;
 mod resources;
 mod sandbox;
 mod security;
@@ -16,6 +17,7 @@ use pb::{agent::v1::PodRef, objects::Pod};
 use crate::{cri::label, facts::Amounts, fields::Place};
 
 pub use container::{Run, log_path};
+pub use resolver::Resolver;
 pub use resources::of_pod as bounds;
 pub use security::ImageUser;
 
