@@ -8,6 +8,9 @@
 pub mod etcd;
 pub mod ledger;
 pub mod loss;
+pub mod mariadb;
+pub mod postgres;
+pub mod redis;
 pub mod stage;
 pub mod story;
 pub mod writer;
@@ -50,4 +53,4 @@ pub struct Commands {
 }
 
 /// All of them.
-pub const ALL: [Application; 1] = [etcd::ETCD];
+pub const ALL: [Application; 4] = [etcd::ETCD, redis::REDIS, mariadb::MARIADB, postgres::POSTGRES];
