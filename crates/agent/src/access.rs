@@ -23,7 +23,13 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{containerd::Containerd, spec::log_path, stream::waits, worker::Shared};
+use crate::{
+    archive::{root, unpack::Owner},
+    containerd::Containerd,
+    spec::log_path,
+    stream::waits,
+    worker::Shared,
+};
 
 /// How long a command may take when the request does not say.
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
@@ -130,13 +136,13 @@ impl Access {
     }
 
     /// The files of a running container, and who its processes are.
-    async fn files(&self, pod: &PodRef, container: &str) -> Result<(OwnedFd, copy::unpack::Owner), Status> {
+    async fn files(&self, pod: &PodRef, container: &str) -> Result<(OwnedFd, Owner), Status> {
         let run = self.running(pod, container).await?;
         let ended =
             || Status::failed_precondition(format!("container {} of pod {} has just ended", run.name, pod.name));
         let process = || self.shared.cri.container_pid(&run.id);
         let pid = process().await?.ok_or_else(ended)?;
-        let root = copy::root::of_process(pid).map_err(|_| ended())?;
+        let root = root::of_process(pid).map_err(|_| ended())?;
         // Still the same: see `network`.
         if process().await? != Some(pid) {
             return Err(ended());
@@ -146,7 +152,7 @@ impl Access {
             let id = described.pointer(&format!("/user/{name}")).and_then(Value::as_u64);
             id.and_then(|id| u32::try_from(id).ok()).unwrap_or(0)
         };
-        Ok((root, copy::unpack::Owner { uid: id("uid"), gid: id("gid") }))
+        Ok((root, Owner { uid: id("uid"), gid: id("gid") }))
     }
 }
 
@@ -256,7 +262,7 @@ impl AgentService for Access {
     async fn copy_from(&self, request: Request<agent::CopyFromRequest>) -> Answer<Self::CopyFromStream> {
         let agent::CopyFromRequest { request, pod_uid } = request.into_inner();
         let wanted = request.unwrap_or_default();
-        let path = copy::root::absolute(&wanted.path).map_err(|error| copy::told(&error))?;
+        let path = root::absolute(&wanted.path).map_err(|error| copy::told(&error))?;
         let (root, _) = self.files(&pod(&wanted.namespace, &wanted.pod, pod_uid), &wanted.container).await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(copy::read(root, path)))))
     }
@@ -267,7 +273,7 @@ impl AgentService for Access {
         let Some(copy_to_request::Input::Start(wanted)) = request.and_then(|request| request.input) else {
             return Err(no_start());
         };
-        let path = copy::root::absolute(&wanted.path).map_err(|error| copy::told(&error))?;
+        let path = root::absolute(&wanted.path).map_err(|error| copy::told(&error))?;
         let (root, owner) = self.files(&pod(&wanted.namespace, &wanted.pod, pod_uid), &wanted.container).await?;
         let folder = copy::folder(&root, &path)?;
         let written = copy::write(folder, owner, requests).await?;

@@ -1,6 +1,15 @@
-//! Archives that come and go as messages, for code that reads and writes them as files.
+//! Archives of files, packed and unpacked without ever leaving a folder, whatever its owner does to it meanwhile.
 //!
-//! That code works where blocking is allowed; a few messages wait at most on either side.
+//! For both ends of a copy: the agent, in a container's root, and the user's command, in a folder of the user's. The code
+//! that works on files works where blocking is allowed, and takes and gives the archive as messages; a few of them wait at
+//! most on either side.
+
+pub mod pack;
+pub mod root;
+pub mod unpack;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::{self, Read, Write},

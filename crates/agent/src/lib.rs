@@ -11,7 +11,7 @@
 mod access;
 mod act;
 mod api;
-mod archive;
+pub mod archive;
 mod beneath;
 mod cgroup;
 mod config;
@@ -22,8 +22,8 @@ mod dns;
 mod env;
 mod events;
 mod facts;
-mod fields;
 mod gc;
+mod fields;
 mod hollow;
 mod hooks;
 mod http;

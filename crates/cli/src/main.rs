@@ -10,9 +10,11 @@ mod commands;
 mod follow;
 mod manifest;
 mod output;
+mod pick;
 mod progress;
 mod role;
 mod target;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -48,10 +50,17 @@ enum Command {
     Scale(scale::Args),
     /// Say that a machine is off, so that its pods come elsewhere
     Taint(taint::Args),
-    /// Show the output of a container
+    /// Show the output of containers
     Logs(logs::Args),
     /// Run a command in a container
     Exec(exec::Args),
+    /// Let local ports lead to ports of a pod
+    PortForward(port_forward::Args),
+    /// Copy files into a container or out of it
+    Cp(cp::Args),
+    /// Show what pods or nodes use of processors and memory
+    #[command(subcommand)]
+    Top(top::Command),
     /// Follow, stop or undo the rollout of a set
     #[command(subcommand)]
     Rollout(rollout::Command),
@@ -103,6 +112,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Taint(args) => taint::run(client()?, args).await,
         Command::Logs(args) => logs::run(client()?, args).await,
         Command::Exec(args) => exec::run(client()?, args).await,
+        Command::PortForward(args) => port_forward::run(client()?, args).await,
+        Command::Cp(args) => cp::run(client()?, args).await,
+        Command::Top(command) => top::run(client()?, command).await,
         Command::Rollout(command) => rollout::run(client()?, command).await,
         Command::Volume(command) => volume::run(client()?, command).await,
         Command::Why(args) => why::run(client()?, args).await,
@@ -159,7 +171,16 @@ mod tests {
             "berth scale --replicas=3 sts/web",
             "berth exec web-0 -c nginx -- sh -c 'exit 3'",
             "berth exec -n db web-0 -- ls -l /",
+            "berth exec -it sts/web -- bash",
+            "berth port-forward svc/nginx 8080:80 :web --address 127.0.0.1,::1",
+            "berth cp web-0:/etc/nginx ./nginx -c nginx",
+            "berth cp ./file sts/web:/tmp/",
+            "berth top pods -A --containers --sort-by cpu",
+            "berth top nodes -l zone=a",
             "berth logs web-0 -f --tail 10 --previous --timestamps",
+            "berth logs sts/web --all -f --since 5m --prefix=false",
+            "berth logs -l app=web --all-containers --tail -1 --limit-bytes 100",
+            "berth logs web-0 --since-time 2026-01-31T10:00:00Z --prefix",
             "berth rollout status sts/web --timeout 120s",
             "berth rollout status sts/web --watch=false",
             "berth rollout history sts/web --revision 2",
@@ -197,6 +218,10 @@ mod tests {
             "berth scale sts web",
             "berth scale sts web --replicas 2 --remove-ordinal 1",
             "berth exec web-0",
+            "berth port-forward web-0",
+            "berth cp web-0:/a",
+            "berth logs",
+            "berth logs web-0 -l app=web",
             "berth volume move web-0",
             "berth volume expand sts/web --size much",
             "berth delete",

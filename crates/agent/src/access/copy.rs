@@ -1,13 +1,11 @@
 //! Files into and out of running containers, as archives. The image needs no program for it.
 
-pub mod pack;
-pub mod root;
-pub mod unpack;
-
-#[cfg(test)]
-mod tests;
-
-use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::{errno::Errno, fcntl::OFlag};
 use pb::{
@@ -16,9 +14,11 @@ use pb::{
 };
 use tokio::{sync::mpsc, time::timeout};
 use tonic::{Status, Streaming};
-use unpack::{Owner, Written};
 
-use crate::archive::{Arriving, Leaving};
+use crate::archive::{
+    Arriving, Leaving, pack, root,
+    unpack::{How, Owner, Written, unpack},
+};
 
 /// Bytes of the archive in one message.
 const PIECE: usize = 128 * 1024;
@@ -37,7 +37,11 @@ pub fn read(root: OwnedFd, path: PathBuf) -> Pieces {
     let (out, pieces) = mpsc::channel(AHEAD);
     let leaving = Leaving::new(out.clone(), |data| Ok(piece(data)), PIECE, IDLE);
     tokio::spawn(async move {
-        let packed = tokio::task::spawn_blocking(move || pack::pack(&root, &path, leaving)).await;
+        let packing = move || {
+            let top = path.file_name().map_or(Path::new("root"), Path::new);
+            pack::pack(&root, &path, top, leaving)
+        };
+        let packed = tokio::task::spawn_blocking(packing).await;
         let failed = match packed {
             Ok(Ok(())) => return,
             Ok(Err(error)) => told(&error),
@@ -54,7 +58,7 @@ fn piece(data: Vec<u8>) -> CopyFromResponse {
 }
 
 /// Opens the folder that is copied into.
-pub fn folder(root: &OwnedFd, path: &std::path::Path) -> Result<OwnedFd, Status> {
+pub fn folder(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Status> {
     root::resolve(root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
         .map_err(|error| told(&io::Error::new(error.kind(), format!("{}: {error}", path.display()))))
 }
@@ -62,7 +66,8 @@ pub fn folder(root: &OwnedFd, path: &std::path::Path) -> Result<OwnedFd, Status>
 /// Unpacks what comes into a folder of the container.
 pub async fn write(folder: OwnedFd, owner: Owner, mut requests: Streaming<CopyToRequest>) -> Result<Written, Status> {
     let (to, pieces) = mpsc::channel(AHEAD);
-    let work = tokio::task::spawn_blocking(move || unpack::unpack(&folder, owner, Arriving::new(pieces)));
+    let how = How { owner: Some(owner), top: None };
+    let work = tokio::task::spawn_blocking(move || unpack(&folder, &how, Arriving::new(pieces), |_| ()));
     let pumping = async {
         let broken = loop {
             match timeout(IDLE, requests.message()).await {

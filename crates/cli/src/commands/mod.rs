@@ -1,6 +1,7 @@
 //! The commands of users, one module each.
 
 pub mod apply;
+pub mod cp;
 pub mod delete;
 pub mod describe;
 pub mod diff;
@@ -8,9 +9,11 @@ pub mod evict;
 pub mod exec;
 pub mod get;
 pub mod logs;
+pub mod port_forward;
 pub mod rollout;
 pub mod scale;
 pub mod taint;
+pub mod top;
 pub mod volume;
 pub mod wait;
 pub mod why;

@@ -4,11 +4,16 @@ use std::{
     path::Path,
 };
 
-use super::*;
+use std::{ffi::OsString, io, os::fd::OwnedFd};
 
-fn owner() -> Owner {
+use super::{
+    pack, root,
+    unpack::{How, Owner, Written, unpack},
+};
+
+fn how() -> How {
     let own = fs::metadata("/proc/self").unwrap();
-    Owner { uid: own.uid(), gid: own.gid() }
+    How { owner: Some(Owner { uid: own.uid(), gid: own.gid() }), top: None }
 }
 
 fn open(path: &Path) -> OwnedFd {
@@ -17,7 +22,9 @@ fn open(path: &Path) -> OwnedFd {
 
 fn packed(root: &Path, path: &str) -> io::Result<Vec<u8>> {
     let mut archive = Vec::new();
-    pack::pack(&open(root), &root::absolute(path)?, &mut archive)?;
+    let path = root::absolute(path)?;
+    let top = path.file_name().map_or(Path::new("root"), Path::new);
+    pack::pack(&open(root), &path, top, &mut archive)?;
     Ok(archive)
 }
 
@@ -35,15 +42,18 @@ fn a_tree_comes_back_as_it_was() {
     symlink("/srv", at("short")).unwrap();
     let archive = packed(root.path(), "/short/data").unwrap();
     let target = tempfile::tempdir().unwrap();
-    let written = unpack::unpack(&open(target.path()), owner(), archive.as_slice()).unwrap();
+    let written = unpack(&open(target.path()), &how(), archive.as_slice(), |_| ()).unwrap();
     assert_eq!(written, Written { entries: 5, bytes: 7 });
     let at = |name: &str| target.path().join("data").join(name);
     assert_eq!(fs::read_to_string(at("plain")).unwrap(), "plain");
     assert_eq!(fs::read_link(at("link")).unwrap(), Path::new("/etc//passwd"));
     assert!(at("empty").is_dir() && !at("pipe").exists());
     assert_eq!(fs::metadata(at("run")).unwrap().permissions().mode() & 0o7777, 0o755, "no bits that give rights");
+    let renamed = How { owner: None, top: Some(OsString::from("other")) };
+    unpack(&open(target.path()), &renamed, archive.as_slice(), |_| ()).unwrap();
+    assert_eq!(fs::read_to_string(target.path().join("other/plain")).unwrap(), "plain");
     // Once more, over what is there.
-    unpack::unpack(&open(target.path()), owner(), archive.as_slice()).unwrap();
+    unpack(&open(target.path()), &how(), archive.as_slice(), |_| ()).unwrap();
 }
 
 #[test]
@@ -93,7 +103,7 @@ fn an_archive_writes_only_below_its_folder() {
     for archive in [through, upwards] {
         let target = tempfile::tempdir().unwrap();
         let archive = archive.into_inner().unwrap();
-        unpack::unpack(&open(target.path()), owner(), archive.as_slice()).unwrap_err();
+        unpack(&open(target.path()), &how(), archive.as_slice(), |_| ()).unwrap_err();
     }
     // A link that is there already is replaced, not followed.
     let target = tempfile::tempdir().unwrap();
@@ -102,7 +112,7 @@ fn an_archive_writes_only_below_its_folder() {
     let mut over = tar::Builder::new(Vec::new());
     over.append_data(&mut header(tar::EntryType::Regular), "file", io::empty()).unwrap();
     let archive = over.into_inner().unwrap();
-    unpack::unpack(&open(target.path()), owner(), archive.as_slice()).unwrap();
+    unpack(&open(target.path()), &how(), archive.as_slice(), |_| ()).unwrap();
     assert_eq!(fs::read_to_string(outside.path().join("kept")).unwrap(), "kept");
     assert!(fs::symlink_metadata(target.path().join("file")).unwrap().is_file());
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);

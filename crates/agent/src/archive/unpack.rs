@@ -1,7 +1,7 @@
-//! An archive into a folder of a container.
+//! An archive into a folder.
 //!
 //! Nothing of an archive is trusted: every name is resolved below the folder, and no link is followed, neither one of the
-//! archive nor one that was there. Files belong to the container's user, whoever they belonged to.
+//! archive nor one that was there. Whom a file belonged to does not count.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -42,30 +42,53 @@ pub struct Written {
     pub bytes: i64,
 }
 
-/// Unpacks into `folder`. What is in the way of a file is replaced; folders are kept as they are.
-pub fn unpack(folder: &OwnedFd, owner: Owner, archive: impl Read) -> io::Result<Written> {
+/// How to unpack.
+#[derive(Clone, Debug, Default)]
+pub struct How {
+    /// Whom the files belong to; to this process' user if nobody is named.
+    pub owner: Option<Owner>,
+    /// What the archive's top file or folder is called, instead of its name there.
+    pub top: Option<OsString>,
+}
+
+/// Unpacks into `folder`, and tells what is written so far. What is in the way of a file is replaced; folders are kept as
+/// they are.
+///
+/// # Errors
+/// When the archive is broken, leads out of the folder, or cannot be written.
+pub fn unpack(
+    folder: &OwnedFd,
+    how: &How,
+    archive: impl Read,
+    mut progress: impl FnMut(Written),
+) -> io::Result<Written> {
     let mut written = Written::default();
     for entry in tar::Archive::new(archive).entries()? {
         let mut entry = entry?;
         let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
-        let done = make(folder, owner, &name, &mut entry);
+        let done = make(folder, how, &name, &mut entry);
         written.bytes += done.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", name.display())))?;
         written.entries += 1;
+        progress(written);
     }
     Ok(written)
 }
 
-/// A name without `.`; one that leads elsewhere is an error.
-fn place(name: &Path) -> io::Result<PathBuf> {
-    let plain = name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if plain {
-        return Ok(name.components().filter(|part| *part != Component::CurDir).collect());
+impl How {
+    /// Where a name of the archive is in the folder; one that leads elsewhere is an error.
+    fn place(&self, name: &Path) -> io::Result<PathBuf> {
+        let plain = name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !plain {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path that leads out of the folder"));
+        }
+        let mut parts = name.components().filter(|part| *part != Component::CurDir).map(Component::as_os_str);
+        let first = parts.next().map(|first| self.top.as_deref().unwrap_or(first));
+        Ok(first.into_iter().chain(parts).collect())
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "a path that leads out of the folder"))
 }
 
-fn make(folder: &OwnedFd, owner: Owner, name: &Path, entry: &mut Entry<'_, impl Read>) -> io::Result<i64> {
-    let place = place(name)?;
+fn make(folder: &OwnedFd, how: &How, name: &Path, entry: &mut Entry<'_, impl Read>) -> io::Result<i64> {
+    let (place, owner) = (how.place(name)?, how.owner);
     let Some(last) = place.file_name() else {
         // The folder itself, which is there.
         return Ok(0);
@@ -85,12 +108,14 @@ fn make(folder: &OwnedFd, owner: Owner, name: &Path, entry: &mut Entry<'_, impl 
         EntryType::Symlink => {
             replace(&parent, last)?;
             symlinkat(link_target(entry)?.as_os_str(), &parent, last)?;
-            let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
-            fchownat(&parent, last, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            if let Some(Owner { uid, gid }) = owner {
+                let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                fchownat(&parent, last, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            }
             Ok(0)
         }
         EntryType::Link => {
-            let first = self::place(Path::new(&link_target(entry)?))?;
+            let first = how.place(Path::new(&link_target(entry)?))?;
             let first_parent = within(folder, first.parent().unwrap_or(Path::new("")), FOLDER, Mode::empty())?;
             let first_name = first.file_name().ok_or_else(|| io::Error::other("a link to the folder itself"))?;
             replace(&parent, last)?;
@@ -110,7 +135,7 @@ fn link_target(entry: &Entry<'_, impl Read>) -> io::Result<OsString> {
 }
 
 /// The folder in which an entry is, made where the archive does not name it.
-fn parents(folder: &OwnedFd, owner: Owner, path: &Path) -> io::Result<OwnedFd> {
+fn parents(folder: &OwnedFd, owner: Option<Owner>, path: &Path) -> io::Result<OwnedFd> {
     let mut parent = folder.try_clone()?;
     for part in path.components() {
         parent = make_folder(&parent, part.as_os_str(), owner, None)?;
@@ -119,7 +144,7 @@ fn parents(folder: &OwnedFd, owner: Owner, path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Opens a folder, made if it is missing. One that is there keeps its owner and mode.
-fn make_folder(parent: &OwnedFd, name: &OsStr, owner: Owner, mode: Option<Mode>) -> io::Result<OwnedFd> {
+fn make_folder(parent: &OwnedFd, name: &OsStr, owner: Option<Owner>, mode: Option<Mode>) -> io::Result<OwnedFd> {
     let made = match mkdirat(parent, name, Mode::S_IRWXU) {
         Ok(()) => true,
         Err(Errno::EEXIST) => false,
@@ -136,8 +161,11 @@ fn make_folder(parent: &OwnedFd, name: &OsStr, owner: Owner, mode: Option<Mode>)
     Ok(opened)
 }
 
-fn own(file: &File, owner: Owner) -> io::Result<()> {
-    Ok(fchown(file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?)
+fn own(file: &File, owner: Option<Owner>) -> io::Result<()> {
+    match owner {
+        Some(Owner { uid, gid }) => Ok(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?),
+        None => Ok(()),
+    }
 }
 
 /// Removes a file or link that is in the way.

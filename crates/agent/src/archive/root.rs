@@ -1,8 +1,8 @@
-//! The files of a running container, as its own processes see them.
+//! Files below a root, such as those of a running container, as its own processes see them.
 //!
-//! Every path is resolved by the kernel as if the container's root were the root of everything (openat2): links of the
-//! container lead within the container, and those of the kernel (`/proc/PID/cwd` and the like), which would lead out, are
-//! refused. Whatever a container does to its files meanwhile, nothing of the node is read or written.
+//! Every path is resolved by the kernel as if that root were the root of everything (openat2): links lead within it, and
+//! those of the kernel (`/proc/PID/cwd` and the like), which would lead out, are refused. Whatever a container does to its
+//! files meanwhile, nothing of the node is read or written.
 
 use std::{
     ffi::OsStr,

@@ -1,11 +1,11 @@
-//! A file or a tree of a container as an archive.
+//! A file or a tree as an archive.
 
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read, Write},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use nix::{
@@ -19,16 +19,18 @@ use super::root::{Sort, names, resolve, sort, stat, stat_at, target, within};
 /// Folders within folders that are gone into.
 const DEPTH: usize = 256;
 
-/// Writes the archive of what is at `path`, under the last part of that.
-pub fn pack(root: &OwnedFd, path: &Path, out: impl Write) -> io::Result<()> {
-    let top = path.file_name().map_or_else(|| PathBuf::from("root"), PathBuf::from);
+/// Writes the archive of what is at `path` below `root`; in the archive it is called `top`.
+///
+/// # Errors
+/// When something cannot be read, or the archive cannot be written. What goes away meanwhile is left out.
+pub fn pack(root: &OwnedFd, path: &Path, top: &Path, out: impl Write) -> io::Result<()> {
     // Without waiting for who may write into a pipe.
     let opened = resolve(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).map_err(|error| at(path, error))?;
     let meta = stat(&opened)?;
     let mut builder = Builder::new(out);
     match sort(&meta) {
-        Sort::Folder => folder(&mut builder, opened, &meta, &top, DEPTH)?,
-        Sort::File => file(&mut builder, opened, &top)?,
+        Sort::Folder => folder(&mut builder, opened, &meta, top, DEPTH)?,
+        Sort::File => file(&mut builder, opened, top)?,
         Sort::Link | Sort::Other => {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
