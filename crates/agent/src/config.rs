@@ -1,13 +1,14 @@
 //! The agent's command line.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
 use model::quantity::{BadQuantity, Quantity};
 use runtime::config::CommonArgs;
 
+use crate::dns::DnsUpstream;
 use crate::facts::Reserved;
 
 /// Runs the pods of one node; or stands for many nodes that run nothing.
@@ -62,9 +63,10 @@ pub struct Config {
     #[arg(long, default_value = "169.254.20.10")]
     pub dns_ip: Ipv4Addr,
 
-    /// Name server for names outside the cluster domain; they are refused without it.
-    #[arg(long)]
-    pub dns_upstream: Option<IpAddr>,
+    /// Name server for names outside the cluster domain (repeatable, asked in this order); without it those of the
+    /// node's /etc/resolv.conf; `none` refuses such names.
+    #[arg(long, value_name = "ADDRESS|none")]
+    pub dns_upstream: Vec<DnsUpstream>,
 
     /// The most pods that the node takes.
     #[arg(long, default_value_t = 110)]

@@ -34,6 +34,9 @@ use services::{PodNetwork, Services};
 /// The port that resolvers ask.
 const DNS_PORT: u16 = 53;
 
+/// Names the node's own name servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// Looks at routes and rules again after this time even if nothing changes: somebody may have flushed them.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -48,7 +51,7 @@ pub async fn start(config: &Config, registration: &Registration, api: NodeApi, t
     add_dns_address(&netlink, config.dns_ip)
         .await
         .with_context(|| format!("cannot take the address {} for DNS: the agent must run as root", config.dns_ip))?;
-    let zone = dns::Zone::new(&config.cluster_domain);
+    let zone = dns::Zone::new(&config.cluster_domain, config.dns_ip);
     start_dns(config, zone.clone(), tasks);
     start_services(pods, zone, api.clone(), tasks);
     start_routes(config, api, netlink, tasks);
@@ -113,10 +116,11 @@ async fn keep_rules(wanted: &str, applied: &mut Option<String>) -> anyhow::Resul
 }
 
 fn start_dns(config: &Config, zone: dns::Zone, tasks: &Tasks) {
-    let (address, upstream) = (SocketAddr::from((config.dns_ip, DNS_PORT)), config.dns_upstream);
+    let address = SocketAddr::from((config.dns_ip, DNS_PORT));
+    let upstream = dns::Upstream::new(&config.dns_upstream, RESOLV_CONF.into(), config.dns_ip).map(Arc::new);
     tasks.spawn("dns", async move {
         for wait in waits() {
-            match dns::serve(zone.clone(), address, upstream).await {
+            match dns::serve(zone.clone(), address, upstream.clone()).await {
                 Ok(()) => tracing::warn!("DNS has stopped; starting it again"),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "DNS failed; starting it again"),
             }
