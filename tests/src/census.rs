@@ -4,7 +4,7 @@
 //! whatever the services believe.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     sync::{
         Arc,
@@ -33,12 +33,27 @@ pub fn census() -> BTreeMap<String, Vec<u32>> {
     alive
 }
 
+/// The first processes of all containers of pods whose names begin so, whatever they run: pod to process ids.
+pub fn containers_of(prefix: &str) -> BTreeMap<String, BTreeSet<u32>> {
+    let mut alive: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    let Ok(entries) = fs::read_dir("/proc") else { return alive };
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        if let Some(pod) = host_of_first(pid).filter(|pod| pod.starts_with(prefix)) {
+            alive.entry(pod).or_default().insert(pid);
+        }
+    }
+    alive
+}
+
 /// The pod that a process is the workload of. A process that ends while we look is none.
 fn identity(pid: u32) -> Option<String> {
+    let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    if WORKLOADS.contains(&command.trim()) { host_of_first(pid) } else { None }
+}
+
+/// The host name of a process that is the first one of a container.
+fn host_of_first(pid: u32) -> Option<String> {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
-    if !WORKLOADS.contains(&read("comm")?.trim()) {
-        return None;
-    }
     let status = read("status")?;
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     let first_of_container = ids.split_whitespace().count() > 1 && ids.split_whitespace().last() == Some("1");
