@@ -62,15 +62,17 @@ test-applications: build images-applications ## Passes the applications of examp
 	APPLICATIONS=$${APPLICATIONS:-all} cargo test --locked --package tests --test applications -- --test-threads=1 --nocapture
 
 .PHONY: check
-check: setup ## fmt, clippy, the purity lint and the lint of the contracts
+check: setup ## fmt, clippy, the purity lint, the lint of the contracts, the table of fields
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo run --locked --quiet --package xtask -- purity
 	cargo run --locked --quiet --package xtask -- proto
+	cargo run --locked --quiet --package xtask -- fields --check
 
 .PHONY: bless
-bless: setup ## Takes new lines of the contracts into proto/contract.lock
+bless: setup ## Takes new lines of the contracts into proto/contract.lock, writes docs/fields.md
 	cargo run --locked --quiet --package xtask -- proto --bless
+	cargo run --locked --quiet --package xtask -- fields
 
 .PHONY: sim
 sim: setup ## Runs the simulation; SEEDS=N

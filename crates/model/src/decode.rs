@@ -59,10 +59,17 @@ fn read(json: &Value, mode: Mode) -> Read {
     Read { object, errors: walk.errors.into_vec(), warnings: walk.warnings }
 }
 
-/// Whether `error` only follows from `cut`, a value that did not fit and is missing now.
+/// Whether `error` only follows from `cut`: a value that did not fit and is missing now, or the only one of several
+/// fields that somebody chose, which Berth does not have.
 fn follows_from(error: &FieldError, cut: &FieldError) -> bool {
-    let missing = matches!(cut.kind, ErrorKind::TypeInvalid);
-    missing && (error.path.is_within(&cut.path) || cut.path.is_within(&error.path))
+    match cut.kind {
+        ErrorKind::TypeInvalid => error.path.is_within(&cut.path) || cut.path.is_within(&error.path),
+        ErrorKind::Unsupported | ErrorKind::Unknown => {
+            let choice = matches!(error.kind, ErrorKind::Required | ErrorKind::Invalid);
+            choice && cut.path.parent().is_some_and(|parent| parent == error.path)
+        }
+        _ => false,
+    }
 }
 
 struct Walk {

@@ -36,6 +36,13 @@ impl FieldPath {
         Self(format!("{self}[{key}]"))
     }
 
+    /// The value that this is a field of; None for an element of a list or map, and for the object itself.
+    pub fn parent(&self) -> Option<Self> {
+        let (parent, field) = self.0.rsplit_once('.')?;
+        let is_field = !field.contains(['[', ']']);
+        is_field.then(|| Self(parent.to_owned()))
+    }
+
     /// The path as text; empty for the object itself.
     pub fn as_str(&self) -> &str {
         &self.0

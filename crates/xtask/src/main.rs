@@ -1,6 +1,7 @@
 //! Checks of the project on itself, run by `make check`.
 
 mod contract;
+mod fields;
 mod proto_lint;
 mod purity;
 
@@ -21,6 +22,12 @@ enum Check {
         /// Takes what is new in the contracts into proto/contract.lock.
         #[arg(long)]
         bless: bool,
+    },
+    /// docs/fields.md says what becomes of every field of Kubernetes.
+    Fields {
+        /// Only looks whether it does; without, writes it.
+        #[arg(long)]
+        check: bool,
     },
 }
 
@@ -47,6 +54,7 @@ fn run() -> Result<Vec<String>> {
             findings.extend(contract::check(&root().join("proto/contract.lock"), bless)?);
             Ok(findings)
         }
+        Check::Fields { check } => fields::check(&root().join("docs/fields.md"), !check),
     }
 }
 

@@ -439,7 +439,7 @@ mod tests {
                 "spec.overrides[2].volumeClaims[1].storage: Required value: the size of the volume, such as 10Gi",
                 r#"spec.overrides[2].volumeClaims[2].name: Duplicate value: "www""#,
                 r#"spec.overrides[2].volumeClaims[2].storage: Invalid value: "0": must be greater than zero"#,
-                r#"spec.overrides[3].containers[0].resources.limits[gpu]: Unsupported value: "gpu": supported values: "cpu", "memory""#,
+                r#"spec.overrides[3].containers[0].resources.limits[gpu]: Unsupported value: "gpu": supported values: "cpu", "memory"; others are not supported by Berth yet: leave them out"#,
                 "spec.overrides[3].containers[1]: Required value: what is different: env or resources",
                 "spec.overrides[3].containers[1].name: Required value: one of the containers of the template",
                 r#"spec.overrides[3].nodeSelector: Invalid value: "a b": as a key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character, with an optional DNS prefix and '/' (such as MyName, my.name or example.com/my-name)"#,

@@ -33,7 +33,8 @@ pub(super) fn container(
 ) {
     for (field, amounts) in [("requests", requests), ("limits", limits)] {
         for name in amounts.keys().filter(|name| !OF_A_CONTAINER.contains(&name.as_str())) {
-            errors.not_supported(&path.child(field).key(name), name, &OF_A_CONTAINER);
+            let why = "others are not supported by Berth yet: leave them out";
+            errors.not_supported_because(&path.child(field).key(name), name, &OF_A_CONTAINER, why);
         }
     }
     within(requests, limits, path, errors);

@@ -100,6 +100,16 @@ fn a_value_of_the_wrong_type_is_not_also_missing() {
 }
 
 #[test]
+fn a_choice_that_is_not_there_is_not_also_missing() {
+    let container = "/spec/template/spec/containers/0";
+    let hook = json!({"preStop": {"tcpSocket": {"port": 80}}});
+    assert_eq!(bad(&with(web(), &format!("{container}/lifecycle"), hook)).len(), 1);
+    let probe = json!({"exce": {"command": ["true"]}});
+    let texts = bad(&with(web(), &format!("{container}/livenessProbe"), probe));
+    assert_eq!(texts, [r#"spec.template.spec.containers[0].livenessProbe.exce: Unknown field: did you mean "exec"?"#]);
+}
+
+#[test]
 fn what_kubernetes_writes_out_is_taken() {
     let mut json = web();
     json["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
