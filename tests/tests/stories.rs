@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use pb::{
     Kind, Object, ObjectExt,
     api::v1::EventType,
-    objects::{ControllerRevision, PersistentVolumeClaim, Pod, StatefulSet},
+    objects::{ContainerStatus, ControllerRevision, PersistentVolumeClaim, Pod, StatefulSet},
 };
 use serde_json::{Value, json};
 use tests::{
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const IMAGE: &str = "registry.k8s.io/nginx-slim:0.24";
 const OTHER_IMAGE: &str = "registry.k8s.io/nginx-slim:0.21";
-/// No node has it, and none is pulled.
+/// No node has it, and no registry can be reached that it could be pulled from.
 const BROKEN_IMAGE: &str = "registry.k8s.io/no-such-image:1";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,8 @@ async fn a_broken_update_heals_when_it_is_taken_back(user: &User) -> Result<()> 
     user.client.until("stuck", PATIENCE, blocked).await?;
     let told_why = |pod: &Pod| {
         let containers = pod.status.iter().flat_map(|status| &status.container_statuses);
-        containers.into_iter().any(|one| one.state.as_ref().is_some_and(|state| state.waiting.is_some()))
+        let waiting = |one: &ContainerStatus| one.state.as_ref().and_then(|state| state.waiting.clone());
+        containers.into_iter().filter_map(waiting).any(|waiting| waiting.message.contains(BROKEN_IMAGE))
     };
     user.client.until("stuck-2", PATIENCE, told_why).await?;
     let why = user.berth(&["why", "stuck-2"])?;

@@ -3,13 +3,16 @@
 use std::{fs, io, path::Path};
 
 use k8s_cri::v1 as cri;
-use pb::{agent::v1::PodBundle, objects::Pod};
+use pb::{
+    agent::v1::PodBundle,
+    objects::{Container, Pod},
+};
 use plan::node::{Action, Runtime};
 use tonic::Status;
 
 use crate::{
     cgroup,
-    cri::ImageError,
+    images::NoImage,
     rotate,
     spec::{self, ImageUser, Resolver, Run, reference},
     termination,
@@ -61,8 +64,11 @@ pub async fn perform(shared: &Shared, bundle: &PodBundle, runtime: &Runtime, act
             shared.cri.remove_sandbox(id).await.map_err(Failed::status("FailedKillPod"))
         }
         Action::StartContainer { name, attempt, crashes, sandbox } => {
+            let container = named(bundle, name)?;
+            let no_image = |why: NoImage| Failed::new(why.reason(), why);
+            let image = shared.images.ensure(bundle, container).await.map_err(no_image)?;
             let _turn = turn().await;
-            let start = Start { name, attempt: *attempt, crashes: *crashes, sandbox };
+            let start = Start { container, image: &image, attempt: *attempt, crashes: *crashes, sandbox };
             start_container(shared, bundle, runtime, start).await
         }
         // These go on by themselves: see `hooks`.
@@ -100,8 +106,17 @@ fn sandbox_config(shared: &Shared, pod: &Pod, attempt: u32) -> Result<cri::PodSa
     config.map_err(|error| Failed::new("FailedCreatePodSandBox", error))
 }
 
+/// A container of the pod by its name.
+fn named<'a>(bundle: &'a PodBundle, name: &str) -> Result<&'a Container, Failed> {
+    let spec = bundle.pod.as_ref().and_then(|pod| pod.spec.as_ref());
+    let mut containers = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(&spec.init_containers));
+    let found = containers.find(|container| container.name == name);
+    found.ok_or_else(|| Failed::new("CreateContainerError", format!("the pod has no container {name:?}")))
+}
+
 struct Start<'a> {
-    name: &'a str,
+    container: &'a Container,
+    image: &'a cri::Image,
     attempt: u32,
     crashes: u32,
     sandbox: &'a str,
@@ -114,26 +129,18 @@ async fn start_container(
     start: Start<'_>,
 ) -> Result<(), Failed> {
     let pod = bundle.pod.clone().unwrap_or_default();
-    let spec = pod.spec.clone().unwrap_or_default();
-    let mut containers = spec.containers.iter().chain(&spec.init_containers);
-    let Some(container) = containers.find(|container| container.name == start.name) else {
-        return Err(Failed::new("CreateContainerError", format!("the pod has no container {:?}", start.name)));
-    };
+    let container = start.container;
+    let name = container.name.as_str();
     let sandbox = runtime.sandboxes.iter().find(|sandbox| sandbox.id == start.sandbox);
     let pod_ip = sandbox.and_then(|sandbox| sandbox.ip.clone()).unwrap_or_default();
-    let image = shared.cri.image(&container.image).await.map_err(|error| match error {
-        ImageError::Missing(_) => Failed::new("ErrImageNeverPull", error),
-        ImageError::Unknown { .. } => Failed::new("ImageInspectError", error),
-    })?;
-
     let verified =
-        || async { shared.volumes.verify(&pod, start.name).await.map_err(|error| Failed::new(error.reason(), error)) };
+        || async { shared.volumes.verify(&pod, name).await.map_err(|error| Failed::new(error.reason(), error)) };
     verified().await?;
     let failed = |error: &dyn std::fmt::Display| Failed::new("CreateContainerError", error);
     let reference = reference(&pod);
     let hosts = shared.settings.pod_dir(&reference.uid).join("hosts");
     fs::write(&hosts, shared.settings.hosts_file(&pod, &pod_ip)).map_err(|error| failed(&error))?;
-    let log = shared.settings.log_dir(&reference).join(start.name);
+    let log = shared.settings.log_dir(&reference).join(name);
     fs::create_dir_all(log).map_err(|error| failed(&error))?;
     let volumes = shared.volumes.paths(&pod);
     let run = Run {
@@ -144,7 +151,7 @@ async fn start_container(
         pod_ip: &pod_ip,
         volumes: &volumes,
         hosts: &hosts,
-        image_user: &ImageUser::from(&image),
+        image_user: &ImageUser::from(start.image),
     };
     let mut config: cri::ContainerConfig =
         shared.settings.container(run).map_err(|error| Failed::new("CreateContainerConfigError", error))?;
@@ -162,7 +169,7 @@ async fn start_container(
     verified().await?;
     shared.cri.start_container(&id).await.map_err(Failed::status("RunContainerError"))?;
     shared.metrics.started_containers.inc();
-    tracing::info!(container = start.name, attempt = start.attempt, id, "container started");
+    tracing::info!(container = name, attempt = start.attempt, id, "container started");
     Ok(())
 }
 

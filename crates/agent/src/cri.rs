@@ -51,6 +51,8 @@ pub mod annotation {
 const LOOK: Duration = Duration::from_secs(10);
 /// For calls that make or remove something: networks and snapshots take their time on a slow disk.
 const CHANGE: Duration = Duration::from_secs(120);
+/// For pulling an image: some are large. The runtime itself gives up on one that does not come forward.
+const PULL: Duration = Duration::from_secs(30 * 60);
 /// Above the grace period, for the runtime to kill and clean up.
 const KILL: Duration = Duration::from_secs(60);
 /// Exec output and long lists.
@@ -80,24 +82,6 @@ pub struct FoundPod {
     pub reference: PodRef,
     /// The grace period that its sandbox was made with.
     pub grace: Option<Duration>,
-}
-
-/// Why an image cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// It is not there.
-    #[error(
-        "image {0:?} is not on this node, and Berth pulls none: import it, for example with `ctr -n k8s.io images import FILE.tar`"
-    )]
-    Missing(String),
-    /// The runtime did not answer.
-    #[error("cannot look up image {image:?}: {status}")]
-    Unknown {
-        /// The image.
-        image: String,
-        /// What the runtime said.
-        status: Status,
-    },
 }
 
 impl Cri {
@@ -257,15 +241,20 @@ impl Cri {
         gone_is_fine(within(CHANGE, client.remove_pod_sandbox(request)).await.map(drop))
     }
 
-    /// Checks that the image is there.
-    pub async fn image(&self, image: &str) -> Result<cri::Image, ImageError> {
+    /// An image; None if it is not there.
+    pub async fn image(&self, image: &str) -> Result<Option<cri::Image>, Status> {
         let spec = cri::ImageSpec { image: image.to_owned(), ..Default::default() };
         let mut client = self.images.clone();
         let request = cri::ImageStatusRequest { image: Some(spec), verbose: false };
-        match within(LOOK, client.image_status(request)).await {
-            Ok(status) => status.image.ok_or_else(|| ImageError::Missing(image.to_owned())),
-            Err(status) => Err(ImageError::Unknown { image: image.to_owned(), status }),
-        }
+        Ok(within(LOOK, client.image_status(request)).await?.image)
+    }
+
+    /// Pulls an image. Dropping the call ends the pull.
+    pub async fn pull(&self, image: &str, auth: Option<cri::AuthConfig>) -> Result<(), Status> {
+        let spec = cri::ImageSpec { image: image.to_owned(), ..Default::default() };
+        let mut client = self.images.clone();
+        let request = cri::PullImageRequest { image: Some(spec), auth, sandbox_config: None };
+        within(PULL, client.pull_image(request)).await.map(drop)
     }
 
     /// Makes a container; answers with its id.

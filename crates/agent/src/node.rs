@@ -29,6 +29,7 @@ use crate::{
     csi::{Registry, proxy},
     events, facts,
     gc::{self, Collector},
+    images::Images,
     metrics::Metrics,
     network,
     pods::Pods,
@@ -59,6 +60,7 @@ pub async fn run(config: &Config, server: Server, tasks: &Tasks, shutdown: Cance
     let volumes = Arc::new(volumes);
     let shared = Arc::new(Shared {
         cri: cri.clone(),
+        images: Images::new(cri.clone(), Tasks::new(tasks.token())),
         volumes: volumes.clone(),
         settings: NodeSettings {
             node_name: config.node_name.clone(),
@@ -116,6 +118,12 @@ async fn start(
     tasks.spawn("containerd-events", async move {
         if let Err(error) = events::listen(&url, stop, |happened| listener.happened(happened)).await {
             tracing::error!(%error, "no events from containerd: pods are looked at every second instead");
+        }
+    });
+    let (mut pulls, waiting) = (shared.images.settled(), pods.clone());
+    tasks.spawn("images", async move {
+        while pulls.changed().await.is_ok() {
+            waiting.images_changed();
         }
     });
     let settled = pods.clone();

@@ -146,6 +146,14 @@ impl Pods {
         }
     }
 
+    /// A pull has ended: who waits for an image asks at once.
+    pub fn images_changed(&self) {
+        for handle in self.workers.lock().values() {
+            handle.mailbox.retry_images.store(true, Ordering::Relaxed);
+            handle.mailbox.woken.notify_one();
+        }
+    }
+
     /// Takes what containerd tells.
     pub fn happened(&self, happened: Happened) {
         let workers = self.workers.lock();

@@ -33,6 +33,7 @@ use crate::{
     cgroup,
     cri::Cri,
     hooks::{Hooks, Place},
+    images::{self, BACK_OFF, Images, PULLING},
     metrics::Metrics,
     probe::Probers,
     report::Reporter,
@@ -63,6 +64,8 @@ const SETTLE: Duration = Duration::from_millis(5);
 pub struct Shared {
     /// The container runtime.
     pub cri: Cri,
+    /// The images.
+    pub images: Images,
     /// The volumes.
     pub volumes: Arc<VolumeManager>,
     /// What is the same for all pods.
@@ -99,6 +102,8 @@ pub struct Mailbox {
     pub ended: Mutex<BTreeSet<String>>,
     /// What keeps volumes from being mounted or unmounted may have changed: no waiting for the next try.
     pub retry_volumes: AtomicBool,
+    /// The same for images.
+    pub retry_images: AtomicBool,
 }
 
 /// The worker of one pod.
@@ -172,6 +177,9 @@ impl Worker {
             let (bundle, wanted) = self.wanted(&desired);
             if let Desired::Known(bundle) = &desired {
                 self.know(bundle);
+            }
+            if self.mailbox.retry_images.swap(false, Ordering::Relaxed) {
+                self.failures.retain(|_, (_, failure)| !images::waits_for_pull(&failure.reason));
             }
             if self.mailbox.retry_volumes.swap(false, Ordering::Relaxed) {
                 self.failures.retain(|step, _| !matches!(step, Step::Volumes | Step::TearDown));
@@ -342,6 +350,7 @@ impl Worker {
     /// Nothing of the pod is left: the last report, and the last traces.
     fn stopped(mut self, desired: &Desired, plan: Plan, runtime: &Runtime) {
         self.shared.cri.forget(runtime);
+        self.shared.images.forget(&self.reference.uid);
         self.shared.index.lock().retain(|_, uid| *uid != self.reference.uid);
         if let Err(error) = self.shared.volumes.remove_folder(&self.reference.uid) {
             tracing::warn!(%error, "cannot remove the pod's folder");
@@ -467,8 +476,11 @@ impl Worker {
                 self.failures.remove(&step);
             }
             Err(failed) => {
-                tracing::warn!(?step, reason = failed.reason, problem = failed.message, "step failed; trying again");
-                self.shared.metrics.failed_steps.inc();
+                if !matches!(failed.reason, PULLING | BACK_OFF) {
+                    let Failed { reason, message } = &failed;
+                    tracing::warn!(?step, reason, problem = message, "step failed; trying again");
+                    self.shared.metrics.failed_steps.inc();
+                }
                 if failed.reason == LOST {
                     // What counted as mounted is not: mounted anew before anything starts.
                     self.volumes = Volumes::Unknown;

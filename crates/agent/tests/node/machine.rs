@@ -163,7 +163,7 @@ fn repository() -> PathBuf {
 }
 
 /// Archives of the images; built when they are not there.
-fn images() -> PathBuf {
+pub fn images() -> PathBuf {
     if let Some(dir) = std::env::var_os("BERTH_IMAGES") {
         return dir.into();
     }

@@ -6,6 +6,7 @@ mod driver;
 #[path = "../fake/mod.rs"]
 mod fake;
 mod machine;
+mod registry;
 mod spec;
 mod transfers;
 mod volumes;
@@ -287,8 +288,13 @@ fn containers_restart_and_end_as_their_policy_says() {
             "containers": [shell("main", "exit 0")],
         });
         node.cluster.put_pod("node-1", pod("failing", failing));
-        node.cluster
-            .put_pod("node-1", pod("no-image", json!({"containers": [{"name": "main", "image": "nowhere/none:1"}]})));
+        node.cluster.put_pod(
+            "node-1",
+            pod(
+                "no-image",
+                json!({"containers": [{"name": "main", "image": "nowhere/none:1", "imagePullPolicy": "Never"}]}),
+            ),
+        );
         let status = |c: &Cluster, uid: &str| c.pod(uid).and_then(|b| b.pod).and_then(|p| p.status).unwrap_or_default();
         let waits = |c: &Cluster, uid: &str| {
             let state = status(c, uid).container_statuses.first().and_then(|s| s.state.clone());

@@ -1,5 +1,8 @@
 //! What a pod's spec says is what its processes find.
 
+use std::sync::atomic::Ordering;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
 use pb::{
     agent::v1::{ExecRequest, agent_service_client::AgentServiceClient},
     api,
@@ -8,7 +11,13 @@ use pb::{
 use serde_json::json;
 use tonic::transport::Channel;
 
-use super::{Cluster, LIMIT, Node, build_images, exec, inside, pod, sleeper};
+use super::{
+    Cluster, LIMIT, Node, build_images, exec, inside,
+    machine::images,
+    pod,
+    registry::{Registry, USER},
+    sleeper,
+};
 
 /// The lines of a process' status that tell who it is and what it may do.
 const STATUS: &str = "grep -E '^(Uid|Gid|Groups|NoNewPrivs|Seccomp|CapEff|CapBnd):' /proc/self/status";
@@ -95,6 +104,116 @@ fn a_container_is_confined_as_its_security_context_says() {
         for uid in ["uid-strict", "uid-free", "uid-root"] {
             node.stop(uid).await;
         }
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn images_are_pulled_with_the_pods_own_secrets() {
+    build_images();
+    inside("spec::images_are_pulled_with_the_pods_own_secrets", |machine| async {
+        let registry = Registry::serve("127.0.0.1:5000", &images().join("nginx.tar")).await;
+        // Takes connections and never answers.
+        let _silent = std::net::TcpListener::bind("127.0.0.1:5001").unwrap();
+        let node = Node::start(machine).await;
+        let with = |image: &str, policy: &str| {
+            let mut container = sleeper();
+            container["image"] = json!(image);
+            container["imagePullPolicy"] = json!(policy);
+            json!({"containers": [container], "imagePullSecrets": [{"name": "pull"}]})
+        };
+        let private = "127.0.0.1:5000/team/app:1";
+        node.cluster.put_pod("node-1", pod("silent", with("127.0.0.1:5001/app:1", "IfNotPresent")));
+        node.cluster.put_pod("node-1", pod("never", with(private, "Never")));
+        node.cluster.put_pod("node-1", pod("anonymous", with(private, "IfNotPresent")));
+        let told = |c: &Cluster| {
+            let (reason, message) = waits(c, "uid-anonymous");
+            reason == "ImagePullBackOff" && message.contains(private) && message.contains("401 Unauthorized")
+        };
+        node.cluster.until("no password", LIMIT, told).await;
+        node.cluster.until("never", LIMIT, |c| waits(c, "uid-never").0 == "ErrImageNeverPull").await;
+        let (reason, message) = waits(&node.cluster, "uid-silent");
+        assert_eq!((reason.as_str(), message.contains("pulling image")), ("ContainerCreating", true), "{message}");
+        node.stop("uid-anonymous").await;
+
+        let auths = json!({"auths": {"http://127.0.0.1:5000": {"username": USER.0, "password": USER.1}}});
+        let secret = json!({
+            "metadata": {"name": "pull", "namespace": "default"},
+            "type": "kubernetes.io/dockerconfigjson",
+            "data": {".dockerconfigjson": STANDARD.encode(auths.to_string())},
+        });
+        let member = |name: &str, policy: &str| {
+            let mut bundle = pod(name, with(private, policy));
+            bundle.secrets = vec![serde_json::from_value(secret.clone()).unwrap()];
+            bundle
+        };
+        node.cluster.put_pod("node-1", member("member", "IfNotPresent"));
+        node.ready("uid-member").await;
+        let asked = registry.asked.load(Ordering::Relaxed);
+        node.cluster.put_pod("node-1", member("other", "IfNotPresent"));
+        node.ready("uid-other").await;
+        assert_eq!(registry.asked.load(Ordering::Relaxed), asked, "the image is there");
+        node.cluster.put_pod("node-1", member("always", "Always"));
+        node.ready("uid-always").await;
+        assert!(registry.asked.load(Ordering::Relaxed) > asked, "the registry is asked for every start");
+
+        // What is pulled for a pod does not keep it.
+        let began = std::time::Instant::now();
+        node.stop("uid-silent").await;
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+        for uid in ["uid-never", "uid-member", "uid-other", "uid-always"] {
+            node.stop(uid).await;
+        }
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn a_pod_finds_its_names_its_variables_and_its_bounds() {
+    build_images();
+    inside("spec::a_pod_finds_its_names_its_variables_and_its_bounds", |machine| async {
+        let node = Node::start(machine).await;
+        let mut main = sleeper();
+        main["envFrom"] = json!([{"prefix": "CONF_", "configMapRef": {"name": "conf"}}]);
+        main["env"] = json!([
+            {"name": "MEMORY", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+            {"name": "ALL", "value": "$(CONF_mode) with $(MEMORY)"},
+        ]);
+        main["resources"] = json!({"limits": {"memory": "64Mi", "cpu": "500m"}});
+        let mut side = sleeper();
+        side["name"] = json!("side");
+        side["restartPolicy"] = json!("Always");
+        side["resources"] = json!({"limits": {"memory": "32Mi", "cpu": "250m"}});
+        let spec = json!({
+            "hostname": "web-0", "subdomain": "nginx", "setHostnameAsFQDN": true,
+            "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["db", "db.old"]}],
+            "dnsConfig": {"searches": ["corp.example"], "options": [{"name": "ndots", "value": "2"}]},
+            "initContainers": [side], "containers": [main],
+        });
+        let mut bundle = pod("web-0", spec);
+        let map = json!({"metadata": {"name": "conf", "namespace": "default"}, "data": {"mode": "fast"}});
+        bundle.config_maps = vec![serde_json::from_value(map).unwrap()];
+        node.cluster.put_pod("node-1", bundle);
+        node.ready("uid-web-0").await;
+
+        let mut agent = AgentServiceClient::connect("http://127.0.0.1:7450").await.unwrap();
+        let mut say = async |script: &str| look(&mut agent, "web-0", "main", script).await.trim().to_owned();
+        assert_eq!(say("echo $ALL").await, "fast with 64");
+        assert_eq!(say("hostname").await, "web-0.nginx.default.svc.cluster.local");
+        assert_eq!(say("grep db /etc/hosts").await, "10.1.2.3\tdb\tdb.old");
+        let resolver = say("cat /etc/resolv.conf").await;
+        assert!(resolver.contains("cluster.local corp.example") && resolver.contains("ndots:2"), "{resolver}");
+
+        let cgroup = format!("{}/poduid-web-0", node.machine.cgroup_parent());
+        let read = |controller: &str, v1: &str, v2: &str| {
+            let v1 = std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}{cgroup}/{v1}"));
+            let text = v1.or_else(|_| std::fs::read_to_string(format!("/sys/fs/cgroup{cgroup}/{v2}"))).unwrap();
+            text.split_whitespace().next().unwrap().to_owned()
+        };
+        assert_eq!(read("memory", "memory.limit_in_bytes", "memory.max"), (96 << 20).to_string(), "the sum");
+        assert_eq!(read("cpu", "cpu.cfs_quota_us", "cpu.max"), "75000");
+        assert_eq!(status(&node.cluster, "uid-web-0").qos_class, "Guaranteed");
+        node.stop("uid-web-0").await;
         node.assert_clean();
     });
 }
