@@ -23,6 +23,7 @@ use pb::{
     csi::v1::{
         CapacityRange, NodeExpandVolumeRequest, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
         NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
+        VolumeCapability, volume_capability::AccessType,
     },
     objects::{PersistentVolume, PersistentVolumeSpec},
 };
@@ -36,6 +37,7 @@ pub use registry::Registry;
 use crate::{
     beneath::{Folder, present},
     mounts,
+    volumes::FsGroup,
 };
 
 /// The note of a staged volume, beside its mount.
@@ -159,6 +161,8 @@ pub struct Wish<'a> {
     pub target: &'a Path,
     /// Whether it shall be only read.
     pub read_only: bool,
+    /// The group that its files shall belong to. A driver that can does that itself.
+    pub group: Option<FsGroup>,
 }
 
 /// Calls to all drivers of the node.
@@ -259,8 +263,8 @@ impl Drivers {
         Ok(staged)
     }
 
-    /// Makes a volume appear. Idempotent.
-    pub async fn publish(&self, turn: &Turn, wish: Wish<'_>) -> Result<(), CsiError> {
+    /// Makes a volume appear. Idempotent. Tells whether the driver has given it to its group.
+    pub async fn publish(&self, turn: &Turn, wish: Wish<'_>) -> Result<bool, CsiError> {
         let id = turn.id();
         let driver = self.driver(id)?;
         let staging = self.stage(turn, &driver, wish).await?;
@@ -270,7 +274,7 @@ impl Drivers {
             publish_context: wish.publish_context.clone(),
             staging_target_path: staging.as_deref().map(text).unwrap_or_default(),
             target_path: text(wish.target),
-            volume_capability: Some(capability::capability(&spec, driver.facts.abilities.multi_writer)),
+            volume_capability: Some(capability_for(&spec, &driver, wish)),
             readonly: wish.read_only || spec.csi.as_ref().is_some_and(|csi| csi.read_only),
             volume_context: attributes(&spec),
             ..Default::default()
@@ -280,7 +284,7 @@ impl Drivers {
             self.grow(turn, &driver, wish.volume, wish.target).await;
         }
         match mounts::shown_at(wish.target) {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(_)) => Ok(driver.facts.abilities.mount_group),
             Ok(None) => {
                 let (driver, volume) = (id.driver.clone(), id.volume.clone());
                 Err(CsiError::NotMounted { driver, volume, target: wish.target.to_owned() })
@@ -299,7 +303,7 @@ impl Drivers {
             volume_id: id.volume.clone(),
             publish_context: wish.publish_context.clone(),
             staging_target_path: text(&path),
-            volume_capability: Some(capability::capability(&spec, driver.facts.abilities.multi_writer)),
+            volume_capability: Some(capability_for(&spec, driver, wish)),
             volume_context: attributes(&spec),
             ..Default::default()
         };
@@ -428,6 +432,17 @@ impl Drivers {
         };
         forget().map_err(|error| self.broken(id, error))
     }
+}
+
+/// How the volume is used, with the group for a driver that gives its files away itself.
+fn capability_for(spec: &PersistentVolumeSpec, driver: &Driver, wish: Wish<'_>) -> VolumeCapability {
+    let mut capability = capability::capability(spec, driver.facts.abilities.multi_writer);
+    if let (true, Some(group), Some(AccessType::Mount(mount))) =
+        (driver.facts.abilities.mount_group, wish.group, &mut capability.access_type)
+    {
+        mount.volume_mount_group = group.gid.to_string();
+    }
+    capability
 }
 
 fn spec_of(volume: &PersistentVolume) -> PersistentVolumeSpec {

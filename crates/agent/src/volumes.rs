@@ -6,6 +6,7 @@
 //! copied has such a folder too, under `transfers`. Nothing below a mount point is ever removed (I21).
 
 mod files;
+mod fs_group;
 mod record;
 pub mod service;
 mod transfer;
@@ -26,6 +27,8 @@ use pb::{
     objects::{ObjectMeta, PersistentVolume, Pod, PodSpec, Volume},
 };
 use record::Record;
+
+pub use fs_group::FsGroup;
 
 use crate::{
     beneath::{Folder, present},
@@ -243,15 +246,18 @@ impl VolumeManager {
         let uid = uid_of(pod);
         let make = || self.pods.make(uid)?.make(VOLUMES);
         let folder = make().map_err(io_error(&self.pods.path().join(uid)))?;
+        let group = FsGroup::of(pod);
         for volume in pod.spec.iter().flat_map(|spec| &spec.volumes) {
             let home = folder.make(&volume.name).map_err(io_error(&folder.path().join(&volume.name)))?;
             match &volume.persistent_volume_claim {
                 Some(claim) => {
                     let bound = bundle.volumes.iter().find(|bound| bound.claim_name == claim.claim_name);
+                    let policy = bound.map_or("", |bound| bound.fs_group_policy.as_str());
                     let bound = attached(volume, &claim.claim_name, bound)?;
-                    self.show(&home, &User::Pod(uid.to_owned()), bound, claim.read_only).await?;
+                    let group = group.filter(|_| FsGroup::applies(policy, bound.0, claim.read_only));
+                    self.show(&home, &User::Pod(uid.to_owned()), bound, claim.read_only, group).await?;
                 }
-                None => files::mount(bundle, volume, &home.path().join(csi::MOUNT))?,
+                None => files::mount(bundle, volume, &home.path().join(csi::MOUNT), group)?,
             }
         }
         Ok(())
@@ -264,6 +270,7 @@ impl VolumeManager {
         user: &User,
         bound: (&PersistentVolume, &BTreeMap<String, String>),
         read_only: bool,
+        group: Option<FsGroup>,
     ) -> Result<(), VolumeError> {
         let (volume, publish_context) = bound;
         let id = VolumeId::of(volume)?;
@@ -285,7 +292,14 @@ impl VolumeManager {
         if before.as_ref() != Some(&record) {
             record::write(home, &record).map_err(&failed)?;
         }
-        self.drivers.publish(&turn, Wish { volume, publish_context, target: &target, read_only }).await?;
+        let given =
+            self.drivers.publish(&turn, Wish { volume, publish_context, target: &target, read_only, group }).await?;
+        // What is noted as shown has its group: only then may a container see it.
+        if let Some(group) = group.filter(|_| !given && record.shown.is_none()) {
+            let root = target.clone();
+            let done = tokio::task::spawn_blocking(move || group.give(&root)).await;
+            done.map_err(|error| io::Error::other(error.to_string())).flatten().map_err(io_error(&target))?;
+        }
         let shown = mounts::shown_at(&target).map_err(&failed)?;
         if record.shown != shown {
             record.shown = shown;

@@ -20,6 +20,14 @@ use crate::{
     worker::{Next, Trouble, Worker, follow, work},
 };
 
+/// The drivers that come with Berth. Their volumes are files of the node whatever they are made of.
+const BUILT_IN: [&str; 2] = ["local", "shared"];
+
+/// Who gives a volume's files to the pod's group: for a driver that nobody described, what Kubernetes takes.
+fn fs_group_policy(driver: &str) -> &'static str {
+    if BUILT_IN.contains(&driver) { "File" } else { "ReadWriteOnceWithFSType" }
+}
+
 /// Works until leadership is lost.
 pub(crate) async fn run(manager: VolumeManager, leadership: Leadership) {
     work(KnownDrivers { manager, leadership: leadership.clone() }, leadership).await;
@@ -82,7 +90,7 @@ impl Worker for KnownDrivers {
                 storage_capacity: Some(controller.can(Rpc::GetCapacity)),
                 pod_info_on_mount: Some(false),
                 requires_republish: Some(false),
-                fs_group_policy: Some("ReadWriteOnceWithFSType".to_owned()),
+                fs_group_policy: Some(fs_group_policy(name).to_owned()),
                 volume_lifecycle_modes: vec!["Persistent".to_owned()],
             }),
             ..CsiDriver::default()

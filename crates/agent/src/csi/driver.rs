@@ -33,6 +33,8 @@ pub struct Abilities {
     pub stats: bool,
     /// EXPAND_VOLUME.
     pub expand: bool,
+    /// VOLUME_MOUNT_GROUP: it gives a volume's files to a group itself.
+    pub mount_group: bool,
     /// SINGLE_NODE_MULTI_WRITER: it knows the newer access modes.
     pub multi_writer: bool,
 }
@@ -121,6 +123,7 @@ async fn facts(channel: Channel) -> Result<Facts, Status> {
             stage: has(rpc::Type::StageUnstageVolume),
             stats: has(rpc::Type::GetVolumeStats),
             expand: has(rpc::Type::ExpandVolume),
+            mount_group: has(rpc::Type::VolumeMountGroup),
             multi_writer: has(rpc::Type::SingleNodeMultiWriter),
         },
     })

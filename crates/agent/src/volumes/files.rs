@@ -14,7 +14,7 @@ use pb::{
     objects::{KeyToPath, ObjectMeta, Volume},
 };
 
-use super::{VolumeError, io_error};
+use super::{FsGroup, VolumeError, io_error};
 use crate::mounts;
 
 /// Mode of files from ConfigMaps and Secrets unless the volume says otherwise.
@@ -26,7 +26,7 @@ pub fn is_tmpfs(volume: &Volume) -> bool {
 }
 
 /// Makes a volume that needs no driver at `target`. Idempotent.
-pub fn mount(bundle: &PodBundle, volume: &Volume, target: &Path) -> Result<(), VolumeError> {
+pub fn mount(bundle: &PodBundle, volume: &Volume, target: &Path, group: Option<FsGroup>) -> Result<(), VolumeError> {
     if let Some(map) = &volume.config_map {
         let found = bundle.config_maps.iter().find(|found| is_named(found.metadata.as_ref(), &map.name));
         if found.is_none() && map.optional != Some(true) {
@@ -51,10 +51,12 @@ pub fn mount(bundle: &PodBundle, volume: &Volume, target: &Path) -> Result<(), V
         if empty.medium == "Memory" {
             let size = empty.size_limit.as_ref().and_then(|size| Quantity::try_from(size).ok());
             let size = size.map(|size| format!(",size={}", size.as_units())).unwrap_or_default();
-            return mount_tmpfs(target, &format!("mode=0777{size}"));
+            mount_tmpfs(target, &format!("mode=0777{size}"))?;
+        } else {
+            make_dir(target)?;
+            fs::set_permissions(target, fs::Permissions::from_mode(0o777)).map_err(io_error(target))?;
         }
-        make_dir(target)?;
-        fs::set_permissions(target, fs::Permissions::from_mode(0o777)).map_err(io_error(target))
+        group.map_or(Ok(()), |group| group.give_root(target)).map_err(io_error(target))
     }
 }
 

@@ -80,7 +80,7 @@ impl Copy {
             }
         };
         let copy = Self { volumes, name, home };
-        let shown = copy.volumes.show(&copy.home, &User::Transfer, (volume, &NOTHING), read_only).await;
+        let shown = copy.volumes.show(&copy.home, &User::Transfer, (volume, &NOTHING), read_only, None).await;
         match shown {
             Ok(()) => Ok(copy),
             Err(error) => {

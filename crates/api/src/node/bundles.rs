@@ -235,7 +235,12 @@ fn names(pod: &Pod) -> Named {
         named.claims.extend(volume.persistent_volume_claim.iter().map(|claim| claim.claim_name.clone()));
         named.config_maps.extend(volume.config_map.iter().map(|map| map.name.clone()));
         named.secrets.extend(volume.secret.iter().map(|secret| secret.secret_name.clone()));
+        for source in volume.projected.iter().flat_map(|projected| &projected.sources) {
+            named.config_maps.extend(source.config_map.iter().map(|map| map.name.clone()));
+            named.secrets.extend(source.secret.iter().map(|secret| secret.name.clone()));
+        }
     }
+    named.secrets.extend(spec.image_pull_secrets.iter().map(|secret| secret.name.clone()));
     for container in spec.init_containers.iter().chain(&spec.containers) {
         names_in_env(container, &mut named);
     }
@@ -243,6 +248,10 @@ fn names(pod: &Pod) -> Named {
 }
 
 fn names_in_env(container: &Container, named: &mut Named) {
+    for source in &container.env_from {
+        named.config_maps.extend(source.config_map_ref.iter().map(|map| map.name.clone()));
+        named.secrets.extend(source.secret_ref.iter().map(|secret| secret.name.clone()));
+    }
     for source in container.env.iter().filter_map(|variable| variable.value_from.as_ref()) {
         named.config_maps.extend(source.config_map_key_ref.iter().map(|key| key.name.clone()));
         named.secrets.extend(source.secret_key_ref.iter().map(|key| key.name.clone()));
@@ -279,7 +288,16 @@ fn claim_volume(caches: &Caches, index: &Index, pod: &Pod, claim: &str) -> Claim
         // One that is on its way to end does not hold any more.
         stored.typed::<VolumeAttachment>().filter(|attachment| !attachment.is_terminating()).cloned()
     });
-    ClaimVolume { claim_name: claim.to_owned(), attach_required: attach_required(caches, driver), attachment, volume }
+    let known = caches.of(Kind::CsiDriver).last_known(&Key::object(Kind::CsiDriver, "", driver));
+    let driver = known.as_deref().and_then(Stored::typed::<CsiDriver>).and_then(|driver| driver.spec.as_ref());
+    ClaimVolume {
+        claim_name: claim.to_owned(),
+        // Attached before it is staged unless the driver says otherwise; one that is not known may need it.
+        attach_required: driver.and_then(|spec| spec.attach_required).unwrap_or(true),
+        fs_group_policy: driver.and_then(|spec| spec.fs_group_policy.clone()).unwrap_or_default(),
+        attachment,
+        volume,
+    }
 }
 
 fn bound_volume(caches: &Caches, namespace: &str, claim: &str) -> Option<PersistentVolume> {
@@ -292,14 +310,6 @@ fn bound_volume(caches: &Caches, namespace: &str, claim: &str) -> Option<Persist
     // Bound means bound from both sides: a volume that was given to another claim is not this one's.
     let claimed_by = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref())?;
     (claimed_by.uid == claim.uid()).then(|| volume.clone())
-}
-
-/// Whether volumes of a driver are attached before they are staged: so unless the driver says otherwise. One that is not
-/// known may need it.
-fn attach_required(caches: &Caches, driver: &str) -> bool {
-    let known = caches.of(Kind::CsiDriver).last_known(&Key::object(Kind::CsiDriver, "", driver));
-    let spec = known.as_deref().and_then(Stored::typed::<CsiDriver>).and_then(|driver| driver.spec.as_ref());
-    spec.and_then(|spec| spec.attach_required).unwrap_or(true)
 }
 
 #[cfg(test)]
