@@ -14,6 +14,7 @@ pub mod redis;
 pub mod stage;
 pub mod story;
 pub mod writer;
+pub mod zookeeper;
 
 /// An example and its client.
 #[derive(Clone, Copy, Debug)]
@@ -53,4 +54,5 @@ pub struct Commands {
 }
 
 /// All of them.
-pub const ALL: [Application; 4] = [etcd::ETCD, redis::REDIS, mariadb::MARIADB, postgres::POSTGRES];
+pub const ALL: [Application; 5] =
+    [etcd::ETCD, zookeeper::ZOOKEEPER, redis::REDIS, mariadb::MARIADB, postgres::POSTGRES];
