@@ -1,4 +1,14 @@
 //! Stories of one pod: a small world does what the plan says, and the plan looks again.
+//!
+//! The world refuses what must never happen: two runs of a container at once, a main container before the init containers
+//! are done, a stop signal before the hook has ended, a start while the pod is being stopped, and the rest of the
+//! asserts in [`World::act`]. [`properties`] lets it run into random faults.
+
+mod containers;
+mod hooks;
+mod properties;
+mod readiness;
+mod sidecars;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,6 +17,7 @@ use pb::objects::{Container as ContainerSpec, ObjectMeta, Pod, PodSpec, PodStatu
 
 use super::*;
 
+#[derive(Debug)]
 struct World {
     now: Timestamp,
     pod: Pod,
@@ -19,6 +30,8 @@ struct World {
     leaving_since: Option<Timestamp>,
     before: PodStatus,
     made: u32,
+    /// Containers take their time to end: somebody else says when they do.
+    slow: bool,
 }
 
 impl World {
@@ -39,6 +52,7 @@ impl World {
             leaving_since: None,
             before: PodStatus::default(),
             made: 0,
+            slow: false,
         }
     }
 
@@ -109,6 +123,7 @@ impl World {
                 "discard sandbox".into()
             }
             Action::StartContainer { name, attempt, crashes, sandbox } => {
+                self.assert_may_start(name, sandbox);
                 assert_eq!(self.volumes, Volumes::Mounted, "started without volumes");
                 assert!(self.runtime.sandboxes.iter().any(|s| s.id == *sandbox && s.ready));
                 assert!(!self.runtime.containers.iter().any(|c| c.name == *name && c.may_run()), "{name} twice");
@@ -137,8 +152,13 @@ impl World {
                 effort.pre_stop = Hook::Running { since: self.now };
                 format!("preStop {name}")
             }
-            Action::StopContainer { id, name, .. } => {
-                self.end_run(id, 143);
+            Action::StopContainer { id, name, grace, .. } => {
+                self.assert_may_signal(id, name);
+                if self.slow {
+                    self.efforts.entry(id.clone()).or_default().kill_at = self.now.checked_add(*grace).ok();
+                } else {
+                    self.end_run(id, 143);
+                }
                 format!("stop {name}")
             }
             Action::RemoveContainer { id, name } => {
@@ -148,7 +168,70 @@ impl World {
         }
     }
 
+    /// No pod starts anything on its way out, nor a container whose turn has not come.
+    fn assert_may_start(&self, name: &str, sandbox: &str) {
+        assert_eq!(self.wanted, Wanted::Run, "{name} was started while the pod is being stopped");
+        let spec = self.pod.spec.as_ref().unwrap();
+        let position = spec.init_containers.iter().position(|c| c.name == name).unwrap_or(spec.init_containers.len());
+        let mut later = spec.init_containers.iter().skip(position).chain(&spec.containers);
+        if later.any(|c| self.runtime.containers.iter().any(|run| run.name == c.name && run.sandbox == sandbox)) {
+            return; // It was passed before.
+        }
+        // Of those before, the last one proves what it waited for itself: a sidecar may have ended again meanwhile.
+        for (at, before) in spec.init_containers.iter().take(position).enumerate() {
+            let runs = self.runtime.runs(&before.name);
+            let run = runs.first().filter(|run| run.sandbox == sandbox);
+            let run = run.unwrap_or_else(|| panic!("{name} was started before {}", before.name));
+            match progress::is_sidecar(before) {
+                true if at + 1 < position => {}
+                true => {
+                    assert!(run.may_run() && self.has_started(before, run), "{name} before {} had started", run.name)
+                }
+                false => assert!(matches!(run.state, ContainerState::Exited { code: 0, .. }), "{name} too early"),
+            }
+        }
+    }
+
+    fn has_started(&self, spec: &ContainerSpec, run: &Container) -> bool {
+        let hook = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+        let done = |effort: &Effort| matches!(effort.post_start, Hook::Ended { failure: None, .. });
+        (!hook || self.efforts.get(&run.id).is_some_and(done))
+            && (spec.startup_probe.is_none() || self.verdicts.get(&run.id).is_some_and(|said| said.started))
+    }
+
+    /// The hook comes first, unless its time is over; so do the containers that a sidecar serves.
+    fn assert_may_signal(&self, id: &str, name: &str) {
+        let (Wanted::Stop { grace }, Some(since)) = (self.wanted, self.leaving_since) else { return };
+        if self.now >= since.checked_add(grace).unwrap() {
+            return;
+        }
+        let spec = self.pod.spec.as_ref().unwrap();
+        let mut all = spec.init_containers.iter().chain(&spec.containers);
+        let Some(container) = all.find(|c| c.name == name) else { return };
+        let run = self.runtime.containers.iter().find(|run| run.id == id).unwrap();
+        let hook = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.pre_stop.is_some());
+        if hook && matches!(run.state, ContainerState::Running { .. }) {
+            let effort = self.efforts.get(id).map(|effort| &effort.pre_stop);
+            assert!(matches!(effort, Some(Hook::Ended { .. })), "{name} was signalled before its hook: {effort:?}");
+        }
+        if let Some(at) = spec.init_containers.iter().position(|c| c.name == name && progress::is_sidecar(c)) {
+            for later in spec.init_containers.iter().skip(at + 1).chain(&spec.containers) {
+                let lives = self.runtime.containers.iter().any(|run| run.name == later.name && run.may_run());
+                assert!(!lives, "sidecar {name} was signalled before {}", later.name);
+            }
+        }
+    }
+
+    /// A hook of the newest run ends.
+    fn hook_ends(&mut self, name: &str, which: fn(&mut Effort) -> &mut Hook, failure: Option<&str>) {
+        let id = self.runtime.runs(name)[0].id.clone();
+        let hook = which(self.efforts.get_mut(&id).unwrap());
+        let Hook::Running { since } = *hook else { panic!("no hook of {name} runs") };
+        *hook = Hook::Ended { since, failure: failure.map(str::to_owned) };
+    }
+
     fn end_run(&mut self, id: &str, code: i32) {
+        self.efforts.remove(id);
         let run = self.runtime.containers.iter_mut().find(|c| c.id == id).unwrap();
         let started_at = match run.state {
             ContainerState::Running { started_at } => started_at,
@@ -189,179 +272,4 @@ fn container(name: &str) -> ContainerSpec {
 
 fn one() -> PodSpec {
     PodSpec { containers: vec![container("main")], restart_policy: "Always".into(), ..Default::default() }
-}
-
-#[test]
-fn a_pod_comes_up_and_goes_down() {
-    let mut world = World::new(one());
-    assert_eq!(world.settle(), ["mount", "sandbox", "start main #0"]);
-    assert_eq!(world.before.phase, "Running");
-    assert_eq!(world.before.pod_ip, "10.77.0.1");
-    assert_eq!(world.condition("Ready"), "True", "without a probe a running container is ready");
-
-    world.wanted = Wanted::Stop { grace: Duration::from_secs(5) };
-    assert_eq!(world.settle(), ["stop main", "discard sandbox", "unmount"]);
-    assert!(world.decide().stopped);
-    assert_eq!(world.condition("Ready"), "False");
-    assert_eq!(world.before.pod_ip, "10.77.0.1", "the address by which it was known");
-    let end = world.before.container_statuses[0].state.as_ref().unwrap().terminated.as_ref().unwrap();
-    assert_eq!((end.exit_code, end.signal), (143, 15));
-}
-
-#[test]
-fn a_pod_that_is_deleted_before_it_came_up_starts_nothing() {
-    let mut world = World::new(one());
-    world.wanted = Wanted::Stop { grace: Duration::ZERO };
-    assert_eq!(world.settle(), ["unmount"]);
-    assert!(world.decide().stopped);
-}
-
-#[test]
-fn a_container_that_keeps_ending_waits_longer_each_time() {
-    let mut world = World::new(one());
-    world.settle();
-    let mut waits = Vec::new();
-    for attempt in 1..=8 {
-        world.exits("main", 1);
-        let from = world.now;
-        let plan = world.decide();
-        if let Some(wake) = plan.wake {
-            assert_eq!(world.waiting(0), "CrashLoopBackOff");
-            world.now = wake;
-        }
-        waits.push((world.now - from).get_seconds());
-        let done = world.settle();
-        assert!(done.contains(&format!("start main #{attempt}")), "{done:?}");
-        assert_eq!(world.before.container_statuses[0].restart_count, attempt);
-        assert!(world.before.container_statuses[0].last_state.is_some());
-    }
-    assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
-    assert_eq!(world.runtime.containers.len(), 2, "old runs are removed");
-
-    world.passes(600);
-    world.exits("main", 1);
-    assert_eq!(world.settle()[0], "start main #9", "after a long run at once");
-}
-
-#[test]
-fn pods_that_do_not_restart_end_for_good() {
-    for (policy, code, phase) in [("Never", 1, "Failed"), ("Never", 0, "Succeeded"), ("OnFailure", 0, "Succeeded")] {
-        let mut world = World::new(PodSpec { restart_policy: policy.into(), ..one() });
-        world.settle();
-        world.exits("main", code);
-        assert_eq!(world.settle(), ["stop sandbox", "unmount"], "{policy}");
-        assert_eq!(world.before.phase, phase);
-        // Also if the runtime forgets everything.
-        world.runtime = Runtime::default();
-        assert!(world.settle().is_empty());
-        assert_eq!(world.before.phase, phase);
-        assert_eq!(world.before.container_statuses[0].restart_count, 0);
-    }
-}
-
-#[test]
-fn init_containers_run_in_order_before_the_others() {
-    let spec = PodSpec { init_containers: vec![container("a"), container("b")], ..one() };
-    let mut world = World::new(spec);
-    assert_eq!(world.settle(), ["mount", "sandbox", "start a #0"]);
-    assert_eq!((world.before.phase.as_str(), world.waiting(0).as_str()), ("Pending", "PodInitializing"));
-    world.exits("a", 0);
-    assert_eq!(world.settle(), ["start b #0"]);
-    world.exits("b", 1);
-    assert_eq!(world.settle(), ["start b #1"], "tried again");
-    world.exits("b", 0);
-    assert_eq!(world.condition("Initialized"), "False");
-    assert_eq!(world.settle(), ["start main #0"]);
-    assert_eq!(world.condition("Initialized"), "True");
-    world.exits("main", 0);
-    assert_eq!(world.settle(), ["start main #1"], "init containers are not repeated");
-}
-
-#[test]
-fn a_lost_sandbox_is_replaced_and_counts_go_on() {
-    let mut world = World::new(one());
-    world.settle();
-    world.exits("main", 137);
-    world.runtime.sandboxes[0].ready = false;
-    world.passes(30);
-    assert_eq!(
-        world.settle(),
-        ["discard sandbox", "mount", "sandbox", "start main #1"]
-            .map(String::from)
-            .into_iter()
-            .filter(|step| step != "mount")
-            .collect::<Vec<_>>()
-    );
-    assert_eq!(world.before.container_statuses[0].restart_count, 1);
-    let last = world.before.container_statuses[0].last_state.as_ref().unwrap();
-    assert_eq!(last.terminated.as_ref().unwrap().exit_code, 137);
-}
-
-#[test]
-fn an_agent_that_starts_anew_touches_nothing_that_runs() {
-    let mut world = World::new(one());
-    world.settle();
-    world.volumes = Volumes::Unknown;
-    world.failures.clear();
-    assert!(world.settle().is_empty());
-    world.exits("main", 0);
-    assert_eq!(world.settle(), ["mount", "start main #1"], "volumes are looked at before the next start");
-}
-
-#[test]
-fn probes_decide_readiness_and_restart() {
-    let probed = ContainerSpec {
-        readiness_probe: Some(Probe::default()),
-        startup_probe: Some(Probe::default()),
-        ..container("main")
-    };
-    let mut world = World::new(PodSpec { containers: vec![probed], ..one() });
-    world.settle();
-    assert_eq!((world.before.phase.as_str(), world.condition("Ready")), ("Running", "False"));
-    let id = world.runtime.containers[0].id.clone();
-    world.verdicts.insert(id.clone(), Verdicts { started: true, ready: true, fatal: None });
-    world.passes(3);
-    world.settle();
-    assert_eq!(world.condition("Ready"), "True");
-    let since = world.before.conditions.iter().find(|c| c.r#type == "Ready").unwrap().last_transition_time;
-    assert_eq!(since.unwrap().seconds, 3);
-
-    world.passes(3);
-    world.verdicts.insert(
-        id,
-        Verdicts {
-            started: true,
-            ready: true,
-            fatal: Some(Fatal { probe: probe::Kind::Liveness, message: "500".into() }),
-        },
-    );
-    assert_eq!(world.settle(), ["stop main", "start main #1"]);
-    assert_eq!(world.condition("Ready"), "False", "the new run has to prove itself");
-}
-
-#[test]
-fn a_failed_step_waits_and_says_why() {
-    let mut world = World::new(one());
-    let failure = Failure {
-        reason: "FailedMount".into(),
-        message: "no volume".into(),
-        retry_at: world.now + SignedDuration::from_secs(2),
-    };
-    world.failures.insert(Step::Volumes, failure);
-    assert_eq!(world.settle(), ["sandbox"]);
-    assert_eq!(world.waiting(0), "FailedMount");
-    assert_eq!(world.before.phase, "Pending");
-    assert_eq!(world.decide().wake.unwrap().as_second(), 2);
-    world.passes(2);
-    assert_eq!(world.settle(), ["mount", "start main #0"]);
-}
-
-#[test]
-fn what_an_agent_left_half_made_is_made_anew() {
-    let mut world = World::new(one());
-    world.settle();
-    world.runtime.containers[0].state = ContainerState::Created;
-    assert_eq!(world.settle(), ["remove main", "start main #1"]);
-    world.runtime.containers[0].state = ContainerState::Unknown;
-    assert_eq!(world.settle(), ["stop main", "start main #2"]);
 }
