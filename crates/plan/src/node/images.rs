@@ -44,7 +44,7 @@ pub struct Bounds {
 }
 
 /// The images to remove, in this order.
-pub fn expendable<'a>(images: &'a [Image], disk: Disk, bounds: Bounds, now: Timestamp) -> Vec<&'a Image> {
+pub fn expendable(images: &[Image], disk: Disk, bounds: Bounds, now: Timestamp) -> Vec<&Image> {
     let used = disk.capacity.saturating_sub(disk.available);
     let part = |percent: u8| (u128::from(disk.capacity) * u128::from(percent) / 100) as u64;
     if disk.capacity == 0 || bounds.high >= 100 || used < part(bounds.high) {

@@ -201,6 +201,9 @@ impl World {
 
     /// The hook comes first, unless its time is over; so do the containers that a sidecar serves.
     fn assert_may_signal(&self, id: &str, name: &str) {
+        if self.efforts.get(id).is_some_and(|effort| effort.kill_at.is_some()) {
+            return; // It has its signal already, and gets less time now.
+        }
         let (Wanted::Stop { grace }, Some(since)) = (self.wanted, self.leaving_since) else { return };
         if self.now >= since.checked_add(grace).unwrap() {
             return;
