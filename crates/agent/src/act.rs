@@ -48,7 +48,11 @@ pub async fn perform(shared: &Shared, bundle: &PodBundle, runtime: &Runtime, act
     let turn = || async { shared.gate.acquire().await.ok() };
     match action {
         // Not through the gate: a driver that does not answer must not keep pods of other drivers from starting.
-        Action::MountVolumes => shared.volumes.mount(bundle).await.map_err(|error| Failed::new(error.reason(), error)),
+        Action::MountVolumes => {
+            let host_ip = shared.settings.node_ip.to_string();
+            let mounted = shared.volumes.mount(bundle, shared.settings.place(&host_ip, "")).await;
+            mounted.map_err(|error| Failed::new(error.reason(), error))
+        }
         Action::UnmountVolumes => {
             let pod = bundle.pod.clone().unwrap_or_default();
             let uid = reference(&pod).uid;
@@ -143,6 +147,9 @@ async fn start_container(
     let log = shared.settings.log_dir(&reference).join(name);
     fs::create_dir_all(log).map_err(|error| failed(&error))?;
     let volumes = shared.volumes.paths(&pod);
+    let parts = shared.settings.parts(bundle, container, &pod_ip);
+    let parts = parts.map_err(|error| Failed::new("CreateContainerConfigError", error))?;
+    let parts = shared.volumes.parts(&pod, name, &parts);
     let run = Run {
         bundle,
         container,
@@ -150,6 +157,7 @@ async fn start_container(
         crashes: start.crashes,
         pod_ip: &pod_ip,
         volumes: &volumes,
+        parts: &parts.map_err(|error| Failed::new("CreateContainerConfigError", error))?,
         hosts: &hosts,
         image_user: &ImageUser::from(start.image),
     };

@@ -5,10 +5,13 @@
 //! more, can still take everything down, and can say of any volume whether it may be mounted. A volume that is being
 //! copied has such a folder too, under `transfers`. Nothing below a mount point is ever removed (I21).
 
+mod atomic;
+mod content;
 mod files;
 mod fs_group;
 mod record;
 pub mod service;
+mod sub_path;
 mod transfer;
 
 use std::{
@@ -33,6 +36,7 @@ pub use fs_group::FsGroup;
 use crate::{
     beneath::{Folder, present},
     csi::{self, CsiError, Drivers, Registry, Turn, VolumeId, Wish},
+    fields::Place,
     mounts,
 };
 
@@ -149,6 +153,17 @@ impl VolumeError {
     }
 }
 
+/// A part of a volume that a container sees instead of the whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Index of the volumeMount.
+    pub index: usize,
+    /// The pod's volume.
+    pub volume: String,
+    /// The path in it.
+    pub path: String,
+}
+
 /// For whom a volume is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum User {
@@ -233,14 +248,16 @@ impl VolumeManager {
         let folder = self.pods.path().join(uid_of(pod)).join(VOLUMES);
         let path = |volume: &Volume| {
             let claim_read_only = volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only);
-            let read_only = claim_read_only || volume.config_map.is_some() || volume.secret.is_some();
-            (volume.name.clone(), (folder.join(&volume.name).join(csi::MOUNT), read_only))
+            let read_only = claim_read_only || content::is_content(volume);
+            let at_home = || folder.join(&volume.name).join(csi::MOUNT);
+            let path = volume.host_path.as_ref().map_or_else(at_home, |host| PathBuf::from(&host.path));
+            (volume.name.clone(), (path, read_only))
         };
         spec.volumes.iter().map(path).collect()
     }
 
     /// Mounts all volumes of a pod. Idempotent.
-    pub async fn mount(&self, bundle: &PodBundle) -> Result<(), VolumeError> {
+    pub async fn mount(&self, bundle: &PodBundle, place: Place<'_>) -> Result<(), VolumeError> {
         let none = Pod::default();
         let pod = bundle.pod.as_ref().unwrap_or(&none);
         let uid = uid_of(pod);
@@ -257,10 +274,47 @@ impl VolumeManager {
                     let group = group.filter(|_| FsGroup::applies(policy, bound.0, claim.read_only));
                     self.show(&home, &User::Pod(uid.to_owned()), bound, claim.read_only, group).await?;
                 }
-                None => files::mount(bundle, volume, &home.path().join(csi::MOUNT), group)?,
+                None => files::mount(bundle, volume, &home.path().join(csi::MOUNT), group, place)?,
             }
         }
         Ok(())
+    }
+
+    /// Brings the files of a pod's mounted volumes up to what its ConfigMaps, Secrets and fields are now. Tells which
+    /// volumes changed. A volume whose object is gone keeps its files.
+    pub fn refresh(&self, bundle: &PodBundle, place: Place<'_>) -> Result<Vec<String>, VolumeError> {
+        let none = Pod::default();
+        let pod = bundle.pod.as_ref().unwrap_or(&none);
+        let group = FsGroup::of(pod);
+        let folder = self.pods.path().join(uid_of(pod)).join(VOLUMES);
+        let (mut changed, mut failed) = (Vec::new(), None);
+        for volume in pod.spec.iter().flat_map(|spec| &spec.volumes) {
+            let target = folder.join(&volume.name).join(csi::MOUNT);
+            match files::refresh(bundle, volume, &target, group, place) {
+                Ok(true) => changed.push(volume.name.clone()),
+                Ok(false) => {}
+                Err(VolumeError::Missing { volume, problem }) => {
+                    tracing::warn!(volume, problem, "the files of a volume stay as they were");
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(changed), Err)
+    }
+
+    /// Mounts the parts of volumes that a container sees; says where each is, by the index of its volumeMount.
+    pub fn parts(&self, pod: &Pod, container: &str, parts: &[Part]) -> Result<BTreeMap<usize, PathBuf>, VolumeError> {
+        let folder = self.pods.path().join(uid_of(pod)).join(VOLUMES);
+        let paths = self.paths(pod);
+        let mount = |part: &Part| {
+            let home = folder.join(&part.volume);
+            // An unknown volume is an error of the container, told where its mounts are made.
+            let Some((volume, fixed)) = paths.get(&part.volume) else { return Ok(None) };
+            let name = format!("{container}-{}", part.index);
+            let mounted = sub_path::mount(&home, &name, volume, &part.path, *fixed);
+            mounted.map(|path| Some((part.index, path))).map_err(io_error(&home))
+        };
+        parts.iter().filter_map(|part| mount(part).transpose()).collect()
     }
 
     /// Shows a volume in a folder's `mount`. Idempotent.
@@ -368,7 +422,8 @@ impl VolumeManager {
         let mounts = containers.find(|found| found.name == container).map(|found| found.volume_mounts.as_slice());
         let named: BTreeSet<&str> = mounts.unwrap_or_default().iter().map(|mount| mount.name.as_str()).collect();
         let folder = self.folder(uid_of(pod)).map_err(io_error(self.pods.path()))?;
-        for volume in spec.volumes.iter().filter(|volume| named.contains(volume.name.as_str())) {
+        let ours = |volume: &&Volume| volume.host_path.is_none() && named.contains(volume.name.as_str());
+        for volume in spec.volumes.iter().filter(ours) {
             let lost = |why: String| VolumeError::Lost { volume: volume.name.clone(), why };
             let home = folder.as_ref().map(|folder| present(folder.open(&volume.name))).transpose();
             let home = home.map_err(|error| lost(error.to_string()))?.flatten();
@@ -399,6 +454,7 @@ impl VolumeManager {
         let Some(folder) = present(pod.open(VOLUMES)).map_err(&failed)? else { return Ok(()) };
         for name in folder.names().map_err(&failed)? {
             let Some(home) = present(folder.open(&name)).map_err(&failed)? else { continue };
+            sub_path::unmount(home.path()).map_err(io_error(home.path()))?;
             if record::read(&home).map_err(&failed)?.is_some() {
                 self.hide(&home).await?;
                 folder.remove_dir(&name).map_err(&failed)?;
@@ -522,117 +578,4 @@ fn io_error(path: &Path) -> impl Fn(io::Error) -> VolumeError + use<> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
-
-    use pb::objects::{
-        ConfigMap, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, KeyToPath, Time, VolumeAttachment,
-        VolumeAttachmentStatus, VolumeError as AttachError, VolumeMount,
-    };
-
-    use super::*;
-
-    fn bundle(volumes: Vec<Volume>) -> PodBundle {
-        let meta = |name: &str| ObjectMeta { name: name.into(), uid: name.into(), ..Default::default() };
-        let data = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into();
-        PodBundle {
-            pod: Some(Pod {
-                metadata: Some(meta("pod")),
-                spec: Some(PodSpec { volumes, ..Default::default() }),
-                ..Default::default()
-            }),
-            config_maps: vec![ConfigMap { metadata: Some(meta("conf")), data, ..Default::default() }],
-            ..Default::default()
-        }
-    }
-
-    fn config(items: Vec<KeyToPath>) -> Volume {
-        let map = ConfigMapVolumeSource { name: "conf".into(), items, ..Default::default() };
-        Volume { name: "conf".into(), config_map: Some(map), ..Default::default() }
-    }
-
-    fn manager(dir: &Path) -> VolumeManager {
-        VolumeManager::new(dir, Arc::new(Registry::new(dir)), Duration::from_secs(1)).unwrap()
-    }
-
-    #[tokio::test]
-    async fn files_and_empty_folders_come_and_go() {
-        let dir = tempfile::tempdir().unwrap();
-        let manager = manager(dir.path());
-        let item = KeyToPath { key: "b".into(), path: "sub/two".into(), mode: Some(0o400) };
-        let scratch =
-            Volume { name: "scratch".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() };
-        let bundle = bundle(vec![config(vec![item]), scratch]);
-        manager.mount(&bundle).await.unwrap();
-        manager.mount(&bundle).await.unwrap();
-        let paths = manager.paths(bundle.pod.as_ref().unwrap());
-        let file = paths["conf"].0.join("sub/two");
-        assert_eq!(fs::read_to_string(&file).unwrap(), "2");
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o400);
-        assert!(!paths["conf"].0.join("a").exists());
-        fs::write(paths["scratch"].0.join("x"), "y").unwrap();
-        let mut pod = bundle.pod.clone().unwrap();
-        let mounts = vec![VolumeMount { name: "scratch".into(), ..Default::default() }];
-        let main = Container { name: "main".into(), volume_mounts: mounts, ..Default::default() };
-        pod.spec.as_mut().unwrap().containers = vec![main];
-        manager.verify(&pod, "main").await.unwrap();
-        fs::rename(&paths["scratch"].0, dir.path().join("away")).unwrap();
-        assert_eq!(manager.verify(&pod, "main").await.unwrap_err().reason(), LOST);
-
-        manager.unmount("pod").await.unwrap();
-        assert!(manager.is_absent("pod"));
-        manager.unmount("pod").await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn refuses_paths_that_leave_the_volume_and_names_what_is_missing() {
-        let dir = tempfile::tempdir().unwrap();
-        let manager = manager(dir.path());
-        for (key, path, says) in
-            [("a", "../x", "must be relative"), ("a", "/x", "must be relative"), ("c", "c", "key \"c\"")]
-        {
-            let item = KeyToPath { key: key.into(), path: path.into(), mode: None };
-            let error = manager.mount(&bundle(vec![config(vec![item])])).await.unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
-        }
-        let mut without = bundle(vec![config(vec![])]);
-        without.config_maps.clear();
-        let error = manager.mount(&without).await.unwrap_err().to_string();
-        assert!(error.contains("configMap \"conf\" does not exist"), "{error}");
-    }
-
-    #[test]
-    fn a_volume_that_must_be_attached_waits_until_it_is() {
-        let volume = Volume { name: "www".into(), ..Default::default() };
-        let status = |attached| VolumeAttachmentStatus {
-            attached,
-            attachment_metadata: [("device".to_owned(), "7".to_owned())].into(),
-            attach_error: (!attached).then(|| AttachError { message: "node-2 has it".into(), ..Default::default() }),
-            ..Default::default()
-        };
-        let attachment = |attached, ends: bool| VolumeAttachment {
-            metadata: Some(ObjectMeta { deletion_timestamp: ends.then(Time::default), ..Default::default() }),
-            status: Some(status(attached)),
-            ..Default::default()
-        };
-        let wait = |required, attachment| {
-            let volume = PersistentVolume::default();
-            ClaimVolume { volume: Some(volume), attach_required: required, attachment, ..Default::default() }
-        };
-        let ask = |bound: &ClaimVolume| {
-            let context = attached(&volume, "www-web-0", Some(bound)).map(|(_, context)| context.clone());
-            context.map_err(|error| (error.reason(), error.to_string()))
-        };
-        assert_eq!(ask(&wait(false, None)).unwrap().len(), 0);
-        assert_eq!(ask(&wait(true, Some(attachment(true, false)))).unwrap()["device"], "7");
-        for (bound, says) in [
-            (wait(true, None), "yet"),
-            (wait(true, Some(attachment(false, false))), "node-2 has it"),
-            (wait(true, Some(attachment(true, true))), "being detached"),
-        ] {
-            let (reason, message) = ask(&bound).unwrap_err();
-            assert!(reason == "VolumeNotAttached" && message.contains(says), "{reason}: {message}");
-        }
-        assert_eq!(attached(&volume, "www-web-0", None).unwrap_err().reason(), "FailedMount");
-    }
-}
+mod tests;

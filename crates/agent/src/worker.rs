@@ -128,6 +128,8 @@ pub struct Worker {
     volumes: Volumes,
     settling: u32,
     remembered: bool,
+    /// What the files of mounted volumes were last made from.
+    shown: Option<Arc<PodBundle>>,
 }
 
 impl Worker {
@@ -161,6 +163,7 @@ impl Worker {
             volumes: Volumes::Unknown,
             settling: 0,
             remembered: false,
+            shown: None,
         }
     }
 
@@ -192,6 +195,9 @@ impl Worker {
                     continue;
                 }
             };
+            if let (Desired::Known(bundle), Wanted::Run) = (&desired, wanted) {
+                self.refresh(bundle);
+            }
             self.index(&runtime);
             self.hooks.sync(&runtime);
             for (action, result) in self.hooks.ended() {
@@ -251,6 +257,28 @@ impl Worker {
             self.reference = reference(pod);
         }
         self.last = Some(bundle.clone());
+    }
+
+    /// Lets mounted files follow what they come from. A failure is tried again with the next look.
+    fn refresh(&mut self, bundle: &Arc<PodBundle>) {
+        let sources = |bundle: &PodBundle| {
+            let meta = bundle.pod.as_ref().and_then(|pod| pod.metadata.clone()).unwrap_or_default();
+            (bundle.config_maps.clone(), bundle.secrets.clone(), meta.labels, meta.annotations)
+        };
+        let same = |shown: &Arc<PodBundle>| Arc::ptr_eq(shown, bundle) || sources(shown) == sources(bundle);
+        if self.shown.as_ref().is_some_and(same) {
+            return;
+        }
+        let host_ip = self.shared.settings.node_ip.to_string();
+        match self.shared.volumes.refresh(bundle, self.shared.settings.place(&host_ip, "")) {
+            Ok(changed) => {
+                if !changed.is_empty() {
+                    tracing::info!(volumes = ?changed, "the files of mounted volumes follow what they come from");
+                }
+                self.shown = Some(bundle.clone());
+            }
+            Err(error) => tracing::warn!(%error, "the files of mounted volumes are not up to date; trying again"),
+        }
     }
 
     /// Leaves the pod's name on the node before anything else of it.

@@ -6,7 +6,10 @@ use std::{
 };
 
 use k8s_cri::v1 as cri;
-use pb::{agent::v1::PodBundle, objects::Container};
+use pb::{
+    agent::v1::PodBundle,
+    objects::{Container, VolumeMount},
+};
 
 use super::{
     NodeSettings, reference, resources,
@@ -15,6 +18,7 @@ use super::{
 use crate::{
     cri::{annotation, label},
     env::{self, BadEnv},
+    volumes::Part,
 };
 
 /// One run of a container.
@@ -32,6 +36,8 @@ pub struct Run<'a> {
     pub pod_ip: &'a str,
     /// Where the pod's volumes are on the node: path, and whether the whole volume is read-only.
     pub volumes: &'a BTreeMap<String, (PathBuf, bool)>,
+    /// Where the parts of volumes are that it mounts instead of the whole, by the index of the volumeMount.
+    pub parts: &'a BTreeMap<usize, PathBuf>,
     /// The pod's `/etc/hosts` on the node.
     pub hosts: &'a Path,
     /// Who the image runs as.
@@ -58,6 +64,21 @@ pub enum BadContainer {
 }
 
 impl NodeSettings {
+    /// The parts of volumes that a container mounts instead of the whole.
+    pub fn parts(&self, bundle: &PodBundle, container: &Container, pod_ip: &str) -> Result<Vec<Part>, BadContainer> {
+        let host_ip = self.node_ip.to_string();
+        let variables = env::variables(bundle, container, self.place(&host_ip, pod_ip))?;
+        let known: BTreeMap<String, String> = variables.into_iter().collect();
+        let part = |(index, mount): (usize, &VolumeMount)| {
+            let path = match mount.sub_path_expr.as_str() {
+                "" => mount.sub_path.clone(),
+                expression => env::expand(expression, &known),
+            };
+            (!path.is_empty()).then(|| Part { index, volume: mount.name.clone(), path })
+        };
+        Ok(container.volume_mounts.iter().enumerate().filter_map(part).collect())
+    }
+
     /// A container of a pod.
     pub fn container(&self, run: Run<'_>) -> Result<cri::ContainerConfig, BadContainer> {
         let Run { bundle, container, .. } = run;
@@ -106,14 +127,14 @@ pub fn log_path(container: &str, attempt: u32) -> String {
 
 fn mounts(run: Run<'_>) -> Result<Vec<cri::Mount>, BadContainer> {
     let mut mounts = Vec::new();
-    for mount in &run.container.volume_mounts {
+    for (index, mount) in run.container.volume_mounts.iter().enumerate() {
         let Some((path, read_only)) = run.volumes.get(&mount.name) else {
             let (container, volume) = (run.container.name.clone(), mount.name.clone());
             return Err(BadContainer::NoVolume { container, volume });
         };
         mounts.push(cri::Mount {
             container_path: mount.mount_path.clone(),
-            host_path: path.display().to_string(),
+            host_path: run.parts.get(&index).unwrap_or(path).display().to_string(),
             readonly: mount.read_only || *read_only,
             ..Default::default()
         });
@@ -130,7 +151,7 @@ fn mounts(run: Run<'_>) -> Result<Vec<cri::Mount>, BadContainer> {
 
 #[cfg(test)]
 mod tests {
-    use pb::objects::{PodSecurityContext, SecurityContext, VolumeMount};
+    use pb::objects::{PodSecurityContext, SecurityContext};
 
     use super::{
         super::tests::{pod, settings},
@@ -158,6 +179,7 @@ mod tests {
                 crashes: 2,
                 pod_ip: "",
                 volumes: &volumes,
+                parts: &BTreeMap::new(),
                 hosts: Path::new("/hosts"),
                 image_user: &ImageUser::Number(0),
             };

@@ -1,71 +1,111 @@
-//! Volumes that the agent fills by itself: ConfigMaps, Secrets, empty folders.
+//! Volumes that need no driver: files that the agent writes, empty folders, and paths of the node.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-    path::{Component, Path},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
 };
 
 use model::quantity::Quantity;
 use nix::mount::MsFlags;
 use pb::{
     agent::v1::PodBundle,
-    objects::{KeyToPath, ObjectMeta, Volume},
+    objects::{EmptyDirVolumeSource, HostPathVolumeSource, Volume},
 };
 
-use super::{FsGroup, VolumeError, io_error};
-use crate::mounts;
+use super::{FsGroup, VolumeError, atomic, content, io_error};
+use crate::{fields::Place, mounts};
 
-/// Mode of files from ConfigMaps and Secrets unless the volume says otherwise.
-const FILE_MODE: i32 = 0o644;
-
-/// Whether a volume is in memory.
+/// Whether a volume is in memory: what is secret, and what comes from nowhere else than the agent's own memory.
 pub fn is_tmpfs(volume: &Volume) -> bool {
-    volume.secret.is_some() || volume.empty_dir.as_ref().is_some_and(|empty| empty.medium == "Memory")
+    volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
+        || volume.empty_dir.as_ref().is_some_and(|empty| empty.medium == "Memory")
 }
 
 /// Makes a volume that needs no driver at `target`. Idempotent.
-pub fn mount(bundle: &PodBundle, volume: &Volume, target: &Path, group: Option<FsGroup>) -> Result<(), VolumeError> {
-    if let Some(map) = &volume.config_map {
-        let found = bundle.config_maps.iter().find(|found| is_named(found.metadata.as_ref(), &map.name));
-        if found.is_none() && map.optional != Some(true) {
-            return Err(missing(volume, format!("configMap {:?} does not exist", map.name)));
-        }
-        let text = found.iter().flat_map(|found| &found.data).map(|(key, text)| (key.as_str(), text.as_bytes()));
-        let bytes = found.iter().flat_map(|found| &found.binary_data).map(|(key, b)| (key.as_str(), b.as_slice()));
-        let keys = text.chain(bytes).collect();
-        make_dir(target)?;
-        write_keys(volume, target, &keys, &map.items, map.default_mode, map.optional)
-    } else if let Some(secret) = &volume.secret {
-        let found = bundle.secrets.iter().find(|found| is_named(found.metadata.as_ref(), &secret.secret_name));
-        if found.is_none() && secret.optional != Some(true) {
-            return Err(missing(volume, format!("secret {:?} does not exist", secret.secret_name)));
-        }
-        let data = found.iter().flat_map(|found| &found.data);
-        let keys = data.map(|(key, bytes)| (key.as_str(), bytes.as_slice())).collect();
-        mount_tmpfs(target, "mode=0755")?;
-        write_keys(volume, target, &keys, &secret.items, secret.default_mode, secret.optional)
-    } else {
-        let empty = volume.empty_dir.clone().unwrap_or_default();
-        if empty.medium == "Memory" {
-            let size = empty.size_limit.as_ref().and_then(|size| Quantity::try_from(size).ok());
-            let size = size.map(|size| format!(",size={}", size.as_units())).unwrap_or_default();
-            mount_tmpfs(target, &format!("mode=0777{size}"))?;
+pub fn mount(
+    bundle: &PodBundle,
+    volume: &Volume,
+    target: &Path,
+    group: Option<FsGroup>,
+    place: Place<'_>,
+) -> Result<(), VolumeError> {
+    if let Some(path) = &volume.host_path {
+        return host_path(volume, path);
+    }
+    if content::is_content(volume) {
+        // First, so that a pod whose configuration is missing leaves nothing behind.
+        let files = content::files(bundle, volume, place)?;
+        if is_tmpfs(volume) {
+            mount_tmpfs(target, "mode=0755")?;
         } else {
             make_dir(target)?;
-            fs::set_permissions(target, fs::Permissions::from_mode(0o777)).map_err(io_error(target))?;
         }
-        group.map_or(Ok(()), |group| group.give_root(target)).map_err(io_error(target))
+        return atomic::write(target, &files, group.map(|group| group.gid)).map(drop).map_err(io_error(target));
     }
+    empty_dir(&volume.empty_dir.clone().unwrap_or_default(), target)?;
+    group.map_or(Ok(()), |group| group.give_root(target)).map_err(io_error(target))
 }
 
-fn is_named(meta: Option<&ObjectMeta>, name: &str) -> bool {
-    meta.is_some_and(|meta| meta.name == name)
+/// Writes what has changed of a volume that is mounted. Tells whether something has.
+pub fn refresh(
+    bundle: &PodBundle,
+    volume: &Volume,
+    target: &Path,
+    group: Option<FsGroup>,
+    place: Place<'_>,
+) -> Result<bool, VolumeError> {
+    let there =
+        if is_tmpfs(volume) { mounts::shown_at(target).map(|shown| shown.is_some()) } else { Ok(target.is_dir()) };
+    if !content::is_content(volume) || !there.map_err(io_error(target))? {
+        return Ok(false);
+    }
+    let files = content::files(bundle, volume, place)?;
+    atomic::write(target, &files, group.map(|group| group.gid)).map_err(io_error(target))
 }
 
-fn missing(volume: &Volume, problem: String) -> VolumeError {
-    VolumeError::Missing { volume: volume.name.clone(), problem: format!("{problem}; create it, and the pod starts") }
+fn empty_dir(empty: &EmptyDirVolumeSource, target: &Path) -> Result<(), VolumeError> {
+    if empty.medium == "Memory" {
+        let size = empty.size_limit.as_ref().and_then(|size| Quantity::try_from(size).ok());
+        let size = size.map(|size| format!(",size={}", size.as_units())).unwrap_or_default();
+        return mount_tmpfs(target, &format!("mode=0777{size}"));
+    }
+    make_dir(target)?;
+    fs::set_permissions(target, fs::Permissions::from_mode(0o777)).map_err(io_error(target))
+}
+
+/// Sees to it that a path of the node is what the pod says. Whether a pod may have it is the API service's decision.
+fn host_path(volume: &Volume, source: &HostPathVolumeSource) -> Result<(), VolumeError> {
+    let path = Path::new(&source.path);
+    let kind = source.r#type.as_deref().unwrap_or_default();
+    let made = match kind {
+        "DirectoryOrCreate" if !path.exists() => fs::create_dir_all(path),
+        "FileOrCreate" if !path.exists() => {
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path).map(drop)
+        }
+        _ => Ok(()),
+    };
+    made.map_err(io_error(path))?;
+    let fits = |found: fs::FileType| match kind {
+        "Directory" | "DirectoryOrCreate" => found.is_dir(),
+        "File" | "FileOrCreate" => found.is_file(),
+        "Socket" => found.is_socket(),
+        "CharDevice" => found.is_char_device(),
+        "BlockDevice" => found.is_block_device(),
+        _ => true,
+    };
+    match fs::metadata(path) {
+        Ok(found) if fits(found.file_type()) => Ok(()),
+        Err(_) if kind.is_empty() => make_dir(path),
+        found => {
+            let is = found.map_or_else(|error| error.to_string(), |found| format!("{:?}", found.file_type()));
+            let problem =
+                format!("hostPath {} is no {kind} ({is}): make it on the node, or change its type", source.path);
+            Err(VolumeError::Missing { volume: volume.name.clone(), problem })
+        }
+    }
 }
 
 fn make_dir(path: &Path) -> Result<(), VolumeError> {
@@ -79,60 +119,35 @@ fn mount_tmpfs(target: &Path, options: &str) -> Result<(), VolumeError> {
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options))
-        .map_err(|e| io_error(target)(e.into()))
+        .map_err(|error| io_error(target)(io::Error::from(error)))
 }
 
-/// Writes keys as files: all, or those that `items` names, at their paths.
-fn write_keys(
-    volume: &Volume,
-    target: &Path,
-    keys: &BTreeMap<&str, &[u8]>,
-    items: &[KeyToPath],
-    default_mode: Option<i32>,
-    optional: Option<bool>,
-) -> Result<(), VolumeError> {
-    let default_mode = default_mode.unwrap_or(FILE_MODE);
-    let all: Vec<KeyToPath>;
-    let items = if items.is_empty() {
-        let item = |key: &&str| KeyToPath { key: (*key).to_owned(), path: (*key).to_owned(), mode: None };
-        all = keys.keys().map(item).collect();
-        &all
-    } else {
-        items
-    };
-    for item in items {
-        let Some(bytes) = keys.get(item.key.as_str()) else {
-            if optional == Some(true) {
-                continue;
-            }
-            return Err(missing(volume, format!("key {:?} does not exist", item.key)));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_the_node_is_what_its_type_says() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let at = |name: &str, kind: &str| {
+            let path = dir.path().join(name).display().to_string();
+            let kind = (!kind.is_empty()).then(|| kind.to_owned());
+            host_path(&Volume::default(), &HostPathVolumeSource { path, r#type: kind })
         };
-        let relative = Path::new(&item.path);
-        if item.path.is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(VolumeError::BadPath { volume: volume.name.clone(), path: item.path.clone() });
+        for (name, kind, fits) in [
+            ("file", "File", true),
+            ("file", "Directory", false),
+            ("file", "Socket", false),
+            ("none", "Directory", false),
+            ("none", "File", false),
+            ("new/dir", "DirectoryOrCreate", true),
+            ("new/dir", "Directory", true),
+            ("new/file", "FileOrCreate", true),
+            ("new/file", "File", true),
+            ("file", "", true),
+        ] {
+            assert_eq!(at(name, kind).is_ok(), fits, "{name} {kind}");
         }
-        let path = target.join(relative);
-        if let Some(parent) = path.parent().filter(|parent| *parent != target) {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
-            made.map_err(io_error(parent))?;
-        }
-        let mode = u32::try_from(item.mode.unwrap_or(default_mode)).unwrap_or(0o644) & 0o777;
-        write_file(&path, bytes, mode)?;
     }
-    Ok(())
-}
-
-/// Writes a file whole or not at all: readers see the old or the new.
-fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), VolumeError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".berth-new");
-    let new = path.with_file_name(name);
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-        io::Write::write_all(&mut file, bytes)?;
-        // The mode above passes through the umask.
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        fs::rename(&new, path)
-    };
-    write().map_err(io_error(path))
 }
