@@ -178,7 +178,48 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+
     use super::*;
+
+    /// A certificate that nobody trusts, for a name that nobody has, and its key. They open nothing.
+    const CERTIFICATE: &str = "MIIBgjCCASegAwIBAgIUeqTyhVgOd+BfdyLPsbeOKHeteuMwCgYIKoZIzj0EAwIwFTETMBEGA1UEAwwKcHJvYmUudGVzdDAgFw0y\
+        NjExMjMwMjM4MjdaGA8yMTI2MTAzMDAyMzgyN1owFTETMBEGA1UEAwwKcHJvYmUudGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEH\
+        A0IABINOjSFqMKudeual2TbIkUiuikN4ua/okFNdaKA2jeGT3Q4HwBYnpUbk+HegfKgMprn4bzOXP25uuRD6Xne2J6ijUzBRMB0G\
+        A1UdDgQWBBT9/2qGB1mD0CY8ZxZ/PrESmY31SDAfBgNVHSMEGDAWgBT9/2qGB1mD0CY8ZxZ/PrESmY31SDAPBgNVHRMBAf8EBTAD\
+        AQH/MAoGCCqGSM49BAMCA0kAMEYCIQCkreXmoMp4dfcW1TDrUeSZpJn7RIPcRpNbBtd29/9jDgIhANo0ofoiJ9u8D+hjuKkNQbFd\
+        AThzwh3kIqrukBx9WIaC";
+    const KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgLlfXzTL0SGfRp9c4g4sfZmILGhRxM1FBpCfnqxaSe96hRANCAASD\
+        To0hajCrnXrmpdk2yJFIropDeLmv6JBTXWigNo3hk90OB8AWJ6VG5Ph3oHyoDKa5+G8zlz9ubrkQ+l53tieo";
+
+    #[tokio::test]
+    async fn no_certificate_is_checked() {
+        let der = |text: &str| BASE64_STANDARD.decode(text).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![der(CERTIFICATE).into()], der(KEY).try_into().unwrap())
+            .unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = i32::from(listener.local_addr().unwrap().port());
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let _server = AbortOnDropHandle::new(tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let read = stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(read > 0);
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            stream.flush().await.unwrap();
+        }));
+        let spec = ContainerSpec::default();
+        let port = Some(IntOrString { kind: Some(Port::IntValue(port)) });
+        let asked = HttpGetAction { scheme: "HTTPS".into(), path: "ready".into(), port, ..Default::default() };
+        let (code, url) = get(Target { spec: &spec, ip: "127.0.0.1" }, &asked).await.unwrap();
+        assert!(code == 204 && url.starts_with("https://") && url.ends_with("/ready"), "{code} {url}");
+    }
 
     #[test]
     fn redirections_are_followed_within_the_host_only() {

@@ -212,3 +212,27 @@ async fn health(address: SocketAddr, grpc: &GrpcAction) -> Result<(), String> {
 fn std_duration(duration: SignedDuration) -> Duration {
     Duration::try_from(duration).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic_health::ServingStatus as Serving;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_grpc_probe_asks_for_one_service_or_the_whole_server() {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        reporter.set_service_status("up", Serving::Serving).await;
+        reporter.set_service_status("down", Serving::NotServing).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+        let _serving = AbortOnDropHandle::new(tokio::spawn(serving));
+        let ask = |service: Option<&str>| GrpcAction { port: 0, service: service.map(str::to_owned) };
+        assert_eq!(health(address, &ask(None)).await, Ok(()));
+        assert_eq!(health(address, &ask(Some("up"))).await, Ok(()));
+        assert!(health(address, &ask(Some("down"))).await.unwrap_err().contains("NOT_SERVING"));
+        assert!(health(address, &ask(Some("unknown"))).await.is_err());
+    }
+}
