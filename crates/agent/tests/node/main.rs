@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on ends here")]
 
+mod access;
 mod driver;
 #[path = "../fake/mod.rs"]
 mod fake;
