@@ -6,6 +6,7 @@ use std::{
 };
 
 use model::quantity::{BadQuantity, Quantity};
+use plan::node::pressure::Threshold;
 use runtime::config::CommonArgs;
 
 use crate::dns::DnsUpstream;
@@ -75,6 +76,20 @@ pub struct Config {
     /// What the node keeps for everything that is no pod, as cpu=500m,memory=1Gi,ephemeral-storage=2Gi: pods get the rest.
     #[arg(long, value_name = "NAME=AMOUNT", value_delimiter = ',')]
     pub system_reserved: Vec<Reserved>,
+
+    /// What must be left of memory.available, nodefs.available, nodefs.inodesFree, imagefs.available and pid.available, as an
+    /// amount or a percentage: with less, the node is under pressure and takes no new pods.
+    #[arg(
+        long,
+        value_name = "SIGNAL<AMOUNT",
+        value_delimiter = ',',
+        default_value = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,pid.available<10%"
+    )]
+    pub pressure: Vec<Threshold>,
+
+    /// Seconds for which enough must have been left before a pressure ends.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub pressure_rest: u32,
 
     /// The most pods that are started or stopped at the same moment.
     #[arg(long, default_value_t = 8)]

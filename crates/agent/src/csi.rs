@@ -32,7 +32,7 @@ use tonic::{Code, Response, Status};
 
 pub use capability::is_for_one_pod;
 pub use driver::Driver;
-pub use registry::Registry;
+pub use registry::{Known, Registry};
 
 use crate::{
     beneath::{Folder, present},

@@ -9,6 +9,8 @@ use pb::objects::{
     ObjectMeta, Quantity, Time,
 };
 
+use plan::node::pressure::Pressures;
+
 use crate::{config::Config, csi::Driver};
 
 /// Label that every node carries: its name.
@@ -138,6 +140,13 @@ pub fn with_drivers(node: &Node, drivers: &BTreeMap<String, Arc<Driver>>) -> Nod
         });
         node.metadata.get_or_insert_default().labels.extend(labels);
     }
+    node
+}
+
+/// The node with what it runs short of.
+pub fn with_pressures(mut node: Node, pressures: &Pressures) -> Node {
+    let conditions = &mut node.status.get_or_insert_default().conditions;
+    conditions.extend(pressures.conditions().cloned());
     node
 }
 

@@ -34,6 +34,7 @@ mod mounts;
 mod network;
 mod node;
 mod pods;
+mod pressure;
 mod probe;
 mod report;
 mod rotate;

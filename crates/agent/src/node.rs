@@ -16,6 +16,7 @@ use pb::{
     objects::Node,
 };
 use plan::node::images::Bounds;
+use plan::node::pressure::Pressures;
 use runtime::{server::Server, tasks::Tasks};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,13 +27,14 @@ use crate::{
     config::Config,
     containerd::Containerd,
     cri::{Cri, FoundPod},
-    csi::{Registry, proxy},
+    csi::{Known, Registry, proxy},
     events, facts,
     gc::{self, Collector},
     images::Images,
     metrics::Metrics,
     network,
     pods::Pods,
+    pressure::Watcher,
     report::Reporter,
     rotate,
     session::{self, Registration},
@@ -107,7 +109,10 @@ async fn start(
     let Some(version) = version else { return Ok(()) };
     tracing::info!(runtime = version, "container runtime found");
     let node = facts::real_node(&config, &shared.settings.amounts, &version);
-    let node = with_drivers(node, shared.volumes.registry(), pods.clone(), tasks).await;
+    let watcher = Watcher::new(&config, shared.cri.clone());
+    let (pressed, pressures) = watch::channel(watcher.look(Pressures::default()).await);
+    tasks.spawn("pressure", watcher.run(pressed));
+    let node = described(node, shared.volumes.registry(), pressures, pods.clone(), tasks).await;
     let (registered, registration) = watch::channel(None);
     tasks.spawn("session", session::keep(api.clone(), node, 1.0, registered, token.clone()));
 
@@ -163,25 +168,41 @@ fn keep_tidy(config: &Config, cri: &Cri, pods: &Arc<Pods>, tasks: &Tasks) {
     tasks.spawn("garbage", collector.run(tasks.token().clone()));
 }
 
-/// The node with its CSI drivers, as they come and go. Waits a moment for those that are there: a node that starts anew
-/// must not be without them in between.
-async fn with_drivers(node: Node, registry: &Registry, pods: Arc<Pods>, tasks: &Tasks) -> watch::Receiver<Node> {
+/// The node with its CSI drivers and pressures, as they come and go. Waits a moment for drivers that are there: a node
+/// that starts anew must not be without them in between.
+async fn described(
+    node: Node,
+    registry: &Registry,
+    mut pressures: watch::Receiver<Pressures>,
+    pods: Arc<Pods>,
+    tasks: &Tasks,
+) -> watch::Receiver<Node> {
     let mut known = registry.watch();
     if tokio::time::timeout(DRIVERS, known.wait_for(|known| known.settled)).await.is_err() {
         tracing::warn!("some CSI drivers do not answer: the node registers without them, and again when they do");
     }
-    let described = facts::with_drivers(&node, &known.borrow_and_update().drivers);
-    let (sender, receiver) = watch::channel(described);
+    let describe = move |known: &mut watch::Receiver<Known>, pressures: &mut watch::Receiver<Pressures>| {
+        let node = facts::with_drivers(&node, &known.borrow_and_update().drivers);
+        facts::with_pressures(node, &pressures.borrow_and_update())
+    };
+    let (sender, receiver) = watch::channel(describe(&mut known, &mut pressures));
     tasks.spawn("node-facts", async move {
-        while known.changed().await.is_ok() {
-            let described = facts::with_drivers(&node, &known.borrow_and_update().drivers);
+        loop {
+            let drivers = tokio::select! {
+                Ok(()) = known.changed() => true,
+                Ok(()) = pressures.changed() => false,
+                else => return,
+            };
+            let described = describe(&mut known, &mut pressures);
             let news = sender.send_if_modified(|now| {
                 let news = *now != described;
                 *now = described;
                 news
             });
-            tracing::debug!(news, "the CSI drivers of the node changed");
-            pods.drivers_changed();
+            tracing::debug!(news, drivers, "what the node says of itself changed");
+            if drivers {
+                pods.drivers_changed();
+            }
         }
     });
     receiver

@@ -259,6 +259,8 @@ fn node_processes(config: &Config, node: NodeIndex) -> Vec<Process> {
     agent.extend(flag("--csi-dir", path(lab.csi_dir(node))));
     agent.extend(flag("--cgroup-parent", lab.cgroup_parent(node)));
     agent.extend(flag("--cluster-domain", config.cluster_domain.clone()));
+    // All nodes share one disk, which is somebody's own.
+    agent.extend(flag("--pressure", "memory.available<50Mi,nodefs.available<256Mi".to_owned()));
     // The lab's network leads nowhere else: names outside are refused at once, not after a wait.
     agent.extend(flag("--dns-upstream", "none".to_owned()));
 

@@ -12,6 +12,7 @@
 pub mod images;
 mod lifecycle;
 mod observed;
+pub mod pressure;
 pub mod probe;
 mod progress;
 pub mod restart;

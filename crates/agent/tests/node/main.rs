@@ -52,24 +52,31 @@ struct Node {
     cluster: Cluster,
     driver: Driver,
     driver_stop: CancellationToken,
+    args: Vec<String>,
     agent: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
 }
 
 impl Node {
     async fn start(machine: Machine) -> Self {
+        Self::start_with(machine, &[]).await
+    }
+
+    /// With more arguments for its agents.
+    async fn start_with(machine: Machine, args: &[&str]) -> Self {
         drop(
             tracing_subscriber::fmt().with_env_filter("info,h2=off,hickory_server=warn").with_test_writer().try_init(),
         );
         let cluster = Cluster::start("127.0.0.1").await;
         let (driver, driver_stop) = Driver::start(&machine.dir);
-        let mut node = Self { machine, cluster, driver, driver_stop, agent: None };
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut node = Self { machine, cluster, driver, driver_stop, args, agent: None };
         node.start_agent();
         node
     }
 
     fn start_agent(&mut self) {
         let dir = &self.machine.dir;
-        let config = Line::parse_from([
+        let own = [
             "agent",
             "--listen=127.0.0.1:7450",
             "--node-name=node-1",
@@ -80,7 +87,8 @@ impl Node {
             &format!("--csi-dir={}", dir.join("csi").display()),
             &format!("--cgroup-parent={}", self.machine.cgroup_parent()),
             "--csi-timeout=2",
-        ]);
+        ];
+        let config = Line::parse_from(own.into_iter().chain(self.args.iter().map(String::as_str)));
         let stop = CancellationToken::new();
         self.agent = Some((stop.clone(), tokio::spawn(agent::run(config.config, stop))));
     }

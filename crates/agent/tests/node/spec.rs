@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 
 use super::{
     Cluster, LIMIT, Node, build_images, exec, inside,
-    machine::images,
+    machine::{images, run},
     pod,
     registry::{Registry, USER},
     sleeper,
@@ -215,5 +215,28 @@ fn a_pod_finds_its_names_its_variables_and_its_bounds() {
         assert_eq!(status(&node.cluster, "uid-web-0").qos_class, "Guaranteed");
         node.stop("uid-web-0").await;
         node.assert_clean();
+    });
+}
+
+#[test]
+fn a_node_that_runs_short_says_so_until_it_does_not() {
+    build_images();
+    inside("spec::a_node_that_runs_short_says_so_until_it_does_not", |machine| async {
+        let data = machine.dir.join("data");
+        run("mount", &["-t", "tmpfs", "-o", "size=64m", "none", &data.display().to_string()]);
+        let args = ["--pressure=memory.available<0,nodefs.available<50%", "--pressure-rest=1"];
+        let node = Node::start_with(machine, &args).await;
+        let pressed = |c: &Cluster, kind: &str| {
+            let conditions = c.node("node-1").and_then(|node| node.status).unwrap_or_default().conditions;
+            conditions.into_iter().find(|one| one.r#type == kind).map(|one| one.status).unwrap_or_default()
+        };
+        let all = |c: &Cluster| ["MemoryPressure", "DiskPressure", "PIDPressure"].map(|kind| pressed(c, kind));
+        node.cluster.until("it has enough", LIMIT, |c| all(c) == ["False", "False", "False"]).await;
+        let capacity = node.cluster.node("node-1").unwrap().status.unwrap().capacity;
+        assert_eq!(capacity["ephemeral-storage"].value, "64Mi");
+        std::fs::write(data.join("large"), vec![0; 40 << 20]).unwrap();
+        node.cluster.until("its disk is full", LIMIT, |c| all(c) == ["False", "True", "False"]).await;
+        std::fs::remove_file(data.join("large")).unwrap();
+        node.cluster.until("its disk has room", LIMIT, |c| all(c) == ["False", "False", "False"]).await;
     });
 }

@@ -46,6 +46,13 @@ fn known(reported: &Node, stored: Option<&Node>, now: Time) -> Node {
     let mut status = reported.status.clone().unwrap_or_default();
     let said = |kind: &str| kind == "Ready" || status.conditions.iter().any(|condition| condition.r#type == kind);
     let mut conditions: Vec<_> = before.conditions.iter().filter(|c| !said(&c.r#type)).cloned().collect();
+    for condition in &mut status.conditions {
+        // An agent that starts anew does not know since when it is so.
+        let same = |old: &&Condition| old.r#type == condition.r#type && old.status == condition.status;
+        if let Some(old) = before.conditions.iter().find(same) {
+            condition.clone_from(old);
+        }
+    }
     conditions.append(&mut status.conditions);
     conditions.retain(|condition| condition.r#type != "Ready");
     conditions.push(ready(&before.conditions, now));
@@ -216,6 +223,24 @@ mod tests {
         stored.spec = Some(NodeSpec { pod_cidr: "10.77.1.0/24".into(), unschedulable: true, taints: vec![off] });
         stored.meta_mut().labels.insert("theirs".into(), "x".into());
         assert_eq!(known(&reported(), Some(&stored), at(9)), stored);
+    }
+
+    #[test]
+    fn a_condition_that_did_not_turn_is_as_old_as_it_was() {
+        let pressed = |status: &str, since: i64| {
+            let mut node = reported();
+            node.status.as_mut().unwrap().conditions = vec![Condition {
+                r#type: "MemoryPressure".into(),
+                status: status.into(),
+                last_transition_time: Some(at(since)),
+                ..Default::default()
+            }];
+            node
+        };
+        let stored = known(&pressed("False", 1), None, at(1));
+        assert_eq!(known(&pressed("False", 9), Some(&stored), at(9)), stored);
+        let turned = known(&pressed("True", 9), Some(&stored), at(9));
+        assert_eq!(turned.status.unwrap().conditions[0].last_transition_time, Some(at(9)));
     }
 
     #[test]
