@@ -25,7 +25,7 @@ APPLICATION_IMAGES := $(patsubst deploy/images/%/image.sh,%,$(wildcard deploy/im
 
 .PHONY: help
 help: ## Lists the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 28
 
 .PHONY: setup
 setup: ## Installs what building and running need (Debian/Ubuntu); does nothing if all is there

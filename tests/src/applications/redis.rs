@@ -26,11 +26,11 @@ pub const REDIS: Application = Application {
             done"#,
         read: r"
             for i in 0 1 2; do
-              timeout 20 redis-cli -e -h redis-$i.redis --scan --pattern 'ledger:*' --count 1000 >/tmp/read.$i || exit 1
+              timeout 20 redis-cli -e -h redis-$i.redis --scan --pattern 'ledger:*' >/tmp/read.$i || exit 1
             done
             sed -n 's,^ledger:,,p' /tmp/read.*",
         read_member: r"
-            timeout 20 redis-cli -e -h redis-$1.redis --scan --pattern 'ledger:*' --count 1000 >/tmp/member || exit 1
+            timeout 20 redis-cli -e -h redis-$1.redis --scan --pattern 'ledger:*' >/tmp/member || exit 1
             sed -n 's,^ledger:,,p' /tmp/member",
     },
     replicated: false,

@@ -11,7 +11,7 @@ use super::{Application, loss::Loss, stage::Stage, writer::Writer};
 use crate::{LabGuard, inventory};
 
 /// For one step of the story.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(150);
 /// Writes between two things that happen.
 const BREATH: usize = 16;
 
