@@ -7,6 +7,7 @@ mod age;
 mod args;
 mod client;
 mod commands;
+mod edit;
 mod follow;
 mod manifest;
 mod output;
@@ -48,8 +49,18 @@ enum Command {
     Evict(evict::Args),
     /// Say how many replicas a set shall have, or take one ordinal out of it
     Scale(scale::Args),
-    /// Say that a machine is off, so that its pods come elsewhere
+    /// Let no more pods come to a node
+    Cordon(cordon::Args),
+    /// Let pods come to a node again
+    Uncordon(cordon::Args),
+    /// Let no more pods come to a node, and ask those that are there to go as far as disruption budgets allow it
+    Drain(drain::Args),
+    /// Say why pods shall keep away from a node, or go from it; also that a machine is off
     Taint(taint::Args),
+    /// Set labels, which selectors look at, or take them away
+    Label(label::Args),
+    /// Set annotations or take them away
+    Annotate(label::Args),
     /// Show the output of containers
     Logs(logs::Args),
     /// Run a command in a container
@@ -109,6 +120,11 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Delete(args) => delete::run(client()?, args).await,
         Command::Evict(args) => evict::run(client()?, args).await,
         Command::Scale(args) => scale::run(client()?, args).await,
+        Command::Cordon(args) => cordon::run(client()?, args, true).await,
+        Command::Uncordon(args) => cordon::run(client()?, args, false).await,
+        Command::Drain(args) => drain::run(client()?, args).await,
+        Command::Label(args) => label::run(client()?, args, label::Map::Labels).await,
+        Command::Annotate(args) => label::run(client()?, args, label::Map::Annotations).await,
         Command::Taint(args) => taint::run(client()?, args).await,
         Command::Logs(args) => logs::run(client()?, args).await,
         Command::Exec(args) => exec::run(client()?, args).await,
@@ -167,6 +183,13 @@ mod tests {
             "berth evict pod/web-0 --wait=60s",
             "berth taint node n1 node.kubernetes.io/out-of-service=off:NoExecute",
             "berth taint node/n1 node.kubernetes.io/out-of-service:NoExecute- --dry-run",
+            "berth taint node n1 gpu=yes:PreferNoSchedule",
+            "berth cordon n1 n2 --dry-run",
+            "berth uncordon node/n1",
+            "berth drain n1 --force --delete-emptydir-data --grace-period 5 --timeout 2m -l app=web --ignore-daemonsets",
+            "berth label pods web-0 web-1 tier=db old- --overwrite",
+            "berth label pods --all example.com/tier=db",
+            "berth annotate sts/web note=x --dry-run",
             "berth scale sts web --replicas 3",
             "berth scale --replicas=3 sts/web",
             "berth exec web-0 -c nginx -- sh -c 'exit 3'",

@@ -1,13 +1,16 @@
 //! The commands of users, one module each.
 
 pub mod apply;
+pub mod cordon;
 pub mod cp;
 pub mod delete;
 pub mod describe;
 pub mod diff;
+pub mod drain;
 pub mod evict;
 pub mod exec;
 pub mod get;
+pub mod label;
 pub mod logs;
 pub mod port_forward;
 pub mod rollout;

@@ -1,23 +1,18 @@
-//! `berth taint`: says of a node why pods shall keep away from it, or no longer.
+//! `berth taint`: says of a node why pods shall keep away from it or go from it, or no longer.
 //!
-//! One taint is known: `node.kubernetes.io/out-of-service`, the word of a person that a machine is off. The pods of a
+//! One taint is special: `node.kubernetes.io/out-of-service`, the word of a person that a machine is off. The pods of a
 //! node that is not Ready and has it are forgotten at once.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use model::validate::OUT_OF_SERVICE;
-use pb::{
-    Kind, Object,
-    api::v1::UpdateRequest,
-    objects::{Node, Taint},
-};
-use tonic::Code;
+use pb::{Kind, api::v1::object::Object as Variant, objects::Taint};
 
-use crate::{client::Client, output, target};
+use crate::{client::Client, edit, output, target};
 
-/// How often a taint is set again when others change the node at the same time.
-const ATTEMPTS: u32 = 5;
+/// What a taint does to pods that do not tolerate it: they do not come, rather do not come, or go.
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// Flags of `berth taint`.
 #[derive(clap::Args, Debug)]
@@ -48,6 +43,9 @@ impl Change {
         let Some((named, effect)) = text.rsplit_once(':') else {
             bail!("{text:?} is no taint: write KEY=VALUE:EFFECT to add one, KEY:EFFECT- to take it away");
         };
+        if !EFFECTS.contains(&effect) {
+            bail!("{effect:?} is no effect of a taint: write one of {}", EFFECTS.join(", "));
+        }
         let (key, value) = named.split_once('=').unwrap_or((named, ""));
         let taint = Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned(), time_added: None };
         Ok(Self::Add(taint))
@@ -75,37 +73,26 @@ pub async fn run(client: Client, args: Args) -> Result<ExitCode> {
         bail!("a {kind} cannot be tainted, only a Node");
     }
     if texts.is_empty() {
-        bail!("name a taint, such as {OUT_OF_SERVICE}=off:NoExecute, or {OUT_OF_SERVICE}- to take it away");
+        bail!("name a taint, such as gpu=yes:NoSchedule, or gpu- to take it away");
     }
     let changes = texts.iter().map(|text| Change::read(text)).collect::<Result<Vec<_>>>()?;
-    let mut attempt = 1;
-    while !set(&client, &args, &name, &changes).await? {
-        if attempt == ATTEMPTS {
-            bail!("node {name} is changed by others all the time; try again");
-        }
-        attempt += 1;
-    }
-    let dry = if args.dry_run { " (dry run)" } else { "" };
+    let changed = edit::object(&client, kind, &name, args.dry_run, |object| {
+        let Some(Variant::Node(node)) = &mut object.object else { bail!("{name} is no node") };
+        let taints = &mut node.spec.get_or_insert_default().taints;
+        changes.iter().for_each(|change| change.make(taints));
+        Ok(())
+    });
     let adds = |change: &Change| matches!(change, Change::Add(_));
-    let done = if changes.iter().any(adds) { "tainted" } else { "untainted" };
-    println!("{} {done}{dry}", output::called(kind, &name));
+    let done = match (changed.await?, changes.iter().any(adds)) {
+        (false, _) => "unchanged",
+        (true, true) => "tainted",
+        (true, false) => "untainted",
+    };
+    println!("{} {done}{}", output::called(kind, &name), edit::dry(args.dry_run));
     if changes.iter().any(|change| matches!(change, Change::Add(taint) if taint.key == OUT_OF_SERVICE)) {
         println!("if the node is not Ready its pods are forgotten now: the machine must be off");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Changes the taints of a node; false if it was changed by others in the meantime.
-async fn set(client: &Client, args: &Args, name: &str, changes: &[Change]) -> Result<bool> {
-    let Ok(mut node) = Node::from_any(client.get(Kind::Node, name).await?) else { bail!("{name} is no node") };
-    let taints = &mut node.spec.get_or_insert_default().taints;
-    changes.iter().for_each(|change| change.make(taints));
-    let request = UpdateRequest { object: Some(node.into_any()), dry_run: args.dry_run, ..UpdateRequest::default() };
-    match client.api.clone().update(request).await {
-        Ok(_) => Ok(true),
-        Err(status) if status.code() == Code::Aborted => Ok(false),
-        Err(status) => Err(client.refused(&status)),
-    }
 }
 
 #[cfg(test)]
@@ -125,5 +112,6 @@ mod tests {
         assert_eq!(after("a/b:NoExecute-"), ["a/b=:NoSchedule"]);
         assert_eq!(after("a/b-"), [""; 0]);
         assert!(Change::read("a/b").unwrap_err().to_string().contains("KEY=VALUE:EFFECT"));
+        assert!(Change::read("a/b=c:Never").unwrap_err().to_string().contains("PreferNoSchedule"));
     }
 }

@@ -354,6 +354,20 @@ mod tests {
         assert_eq!(pod(json!({"phase": "Pending"}), json!({})), "0/2 Pending 0");
         let waiting = json!({"phase": "Pending", "containerStatuses": [{"name": "a", "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]});
         assert_eq!(pod(waiting, json!({})), "0/2 ContainerCreating 0");
+        // A sidecar counts, and is waited for until it has started.
+        let mut beside = json!({
+            "metadata": {"name": "web-0"},
+            "spec": {"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]},
+            "status": {
+                "phase": "Pending",
+                "initContainerStatuses": [{"name": "s", "ready": true, "started": false, "state": {"running": {}}}],
+                "containerStatuses": [{"name": "a", "ready": true, "state": {"running": {}}}],
+            },
+        });
+        assert_eq!(shown(Kind::Pod, beside.clone())[2], "Init:0/1");
+        beside["status"]["phase"] = json!("Running");
+        beside["status"]["initContainerStatuses"][0]["started"] = json!(true);
+        assert_eq!(shown(Kind::Pod, beside)[1..3], ["2/2", "Running"]);
         let ended = json!({"phase": "Failed", "containerStatuses": [{"name": "a", "restartCount": 0, "state": {"terminated": {"exitCode": 3}}}]});
         assert_eq!(pod(ended, json!({})), "0/2 ExitCode:3 0");
     }

@@ -1,12 +1,26 @@
 //! A pod in one word, as kubectl says it.
 
-use pb::objects::{ContainerState, Pod};
+use pb::objects::{ContainerState, ContainerStatus, Pod};
 
-/// Containers that are ready, and all of them.
+/// Containers that are ready, and all of them; sidecars are among them, other init containers are not.
 pub fn ready_containers(pod: &Pod) -> (usize, usize) {
-    let all = pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
-    let statuses = pod.status.iter().flat_map(|status| &status.container_statuses);
-    (statuses.filter(|status| status.ready).count(), all)
+    let sidecars = pod.spec.iter().flat_map(|spec| &spec.init_containers).filter(|one| is_sidecar(pod, &one.name));
+    let all = pod.spec.as_ref().map_or(0, |spec| spec.containers.len()) + sidecars.count();
+    let status = pod.status.as_ref();
+    let main = status.iter().flat_map(|status| &status.container_statuses).filter(|status| status.ready).count();
+    let init = status.iter().flat_map(|status| &status.init_container_statuses);
+    (main + init.filter(|status| is_sidecar(pod, &status.name) && status.ready).count(), all)
+}
+
+/// Whether an init container runs on beside the others.
+fn is_sidecar(pod: &Pod, name: &str) -> bool {
+    let init = pod.spec.iter().flat_map(|spec| &spec.init_containers);
+    init.filter(|container| container.name == name).any(|container| container.restart_policy == "Always")
+}
+
+/// Whether the containers after this one need not wait for it any more.
+fn has_started(pod: &Pod, container: &ContainerStatus) -> bool {
+    is_sidecar(pod, &container.name) && container.started == Some(true)
 }
 
 /// What is up with the pod: its phase, or what keeps it from being better.
@@ -19,6 +33,7 @@ pub fn reason(pod: &Pod) -> String {
     for (done, container) in status.init_container_statuses.iter().enumerate() {
         match container.state.as_ref() {
             Some(ContainerState { terminated: Some(ended), .. }) if ended.exit_code == 0 => {}
+            _ if has_started(pod, container) => {}
             Some(state) => {
                 return match of_state(state).filter(|reason| reason != "PodInitializing") {
                     Some(reason) => format!("Init:{reason}"),
