@@ -14,7 +14,7 @@ PACKAGES=(
   build-essential:cc protobuf-compiler:protoc libprotobuf-dev curl:curl ca-certificates git:git
   # lab
   etcd-server:etcd etcd-client:etcdctl containerd:containerd runc:runc containernetworking-plugins
-  iproute2:ip nftables:nft util-linux:nsenter mount:losetup e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs
+  iproute2:ip nftables:nft iptables:iptables util-linux:nsenter mount:losetup e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs
   # demo and examples
   jq:jq python3:python3 python3-venv
 )

@@ -12,13 +12,15 @@ use crate::layout::Layout;
 use crate::system::run;
 
 /// Programs that the lab runs, and their Debian packages.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("etcd", "etcd-server"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    // The plugin portmap runs it.
+    ("iptables", "iptables"),
     ("nsenter", "util-linux"),
     ("mount", "mount"),
     ("umount", "mount"),
@@ -26,7 +28,7 @@ const PROGRAMS: [(&str, &str); 10] = [
 ];
 
 /// The CNI plugins that pods need.
-const PLUGINS: [&str; 3] = ["bridge", "host-local", "loopback"];
+const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 
 /// Where distributions put CNI plugins.
 const PLUGIN_DIRS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];

@@ -32,6 +32,11 @@ pub fn write(data_dir: &Path, cidr: &str) -> anyhow::Result<()> {
                 "ranges": [[{ "subnet": cidr }]],
                 "routes": [{ "dst": "0.0.0.0/0" }],
             },
+        }, {
+            // Ports of the node. Does nothing for pods without.
+            "type": "portmap",
+            "capabilities": { "portMappings": true },
+            "snat": true,
         }],
     });
     let path = data_dir.join(CONFLIST);

@@ -12,7 +12,7 @@ use serde_json::json;
 use tonic::transport::Channel;
 
 use super::{
-    Cluster, LIMIT, Node, build_images, exec, inside,
+    Cluster, LIMIT, NGINX, Node, build_images, exec, inside,
     machine::{images, run},
     pod,
     registry::{Registry, USER},
@@ -238,5 +238,29 @@ fn a_node_that_runs_short_says_so_until_it_does_not() {
         node.cluster.until("its disk is full", LIMIT, |c| all(c) == ["False", "True", "False"]).await;
         std::fs::remove_file(data.join("large")).unwrap();
         node.cluster.until("its disk has room", LIMIT, |c| all(c) == ["False", "False", "False"]).await;
+    });
+}
+
+#[test]
+fn a_port_of_the_node_leads_to_the_pod() {
+    build_images();
+    inside("spec::a_port_of_the_node_leads_to_the_pod", |machine| async {
+        let node = Node::start(machine).await;
+        let container = json!({
+            "name": "nginx", "image": NGINX, "ports": [{"containerPort": 80, "hostPort": 8080}],
+            "readinessProbe": {"httpGet": {"port": 80}},
+        });
+        node.cluster.put_pod("node-1", pod("web", json!({"containers": [container]})));
+        node.ready("uid-web").await;
+        let answers = |address: &str| {
+            let limit = std::time::Duration::from_secs(2);
+            std::net::TcpStream::connect_timeout(&address.parse().unwrap(), limit).is_ok()
+        };
+        for address in ["10.99.0.1:8080", "127.0.0.1:8080"] {
+            assert!(answers(address), "{address}");
+        }
+        node.stop("uid-web").await;
+        assert!(!answers("10.99.0.1:8080"), "it leads nowhere any more");
+        node.assert_clean();
     });
 }
