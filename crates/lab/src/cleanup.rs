@@ -129,14 +129,21 @@ pub fn remove_daemons(lab: &LabId) -> Result<Vec<Remnant>> {
 fn remove_kind(lab: &LabId, what: &str, find: Finder) -> Result<BTreeSet<Remnant>> {
     let started = Instant::now();
     let mut removed = BTreeSet::new();
+    let mut failure = None;
     loop {
+        // Before looking: a removal that took long and worked is found to have worked.
+        let late = started.elapsed() > LIMIT;
         let found = find(lab)?;
         // A process loses its mark and its cgroup a little before it has really ended.
         let ending = |r: &Remnant| matches!(r, Remnant::Process(id, _) if id.alive());
         if found.is_empty() && !removed.iter().any(ending) {
             return Ok(removed);
         }
-        let mut failure = None;
+        if late {
+            let error = failure.unwrap_or_else(|| anyhow::anyhow!("they come back"));
+            return Err(error.context(format!("cannot remove {what}: {}", list(found.iter()))));
+        }
+        failure = None;
         for remnant in &found {
             if let Err(e) = remove(remnant, started.elapsed() > DETACH_AFTER) {
                 failure = Some(e);
@@ -144,10 +151,6 @@ fn remove_kind(lab: &LabId, what: &str, find: Finder) -> Result<BTreeSet<Remnant
         }
         if matches!(found.first(), Some(Remnant::Process(..))) {
             thaw(lab)?;
-        }
-        if started.elapsed() > LIMIT {
-            let error = failure.unwrap_or_else(|| anyhow::anyhow!("they come back"));
-            return Err(error.context(format!("cannot remove {what}: {}", list(found.iter()))));
         }
         removed.extend(found);
         std::thread::sleep(TICK);
