@@ -6,6 +6,7 @@ mod access;
 mod driver;
 #[path = "../fake/mod.rs"]
 mod fake;
+mod life;
 mod machine;
 mod registry;
 mod spec;
@@ -87,6 +88,8 @@ impl Node {
             &format!("--csi-dir={}", dir.join("csi").display()),
             &format!("--cgroup-parent={}", self.machine.cgroup_parent()),
             "--csi-timeout=2",
+            "--log-max-size=64Ki",
+            "--log-max-files=2",
         ];
         let config = Line::parse_from(own.into_iter().chain(self.args.iter().map(String::as_str)));
         let stop = CancellationToken::new();
