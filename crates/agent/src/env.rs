@@ -185,6 +185,13 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
     out
 }
 
+/// Variables that a text refers to and that nobody knows.
+pub fn unknown(text: &str, known: &BTreeMap<String, String>) -> Vec<String> {
+    let escaped = text.replace("$$", "");
+    let names = escaped.split("$(").skip(1).filter_map(|after| after.split_once(')')).map(|(name, _)| name.to_owned());
+    names.filter(|name| !known.contains_key(name)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use pb::objects::{ConfigMap, ObjectFieldSelector, Secret};

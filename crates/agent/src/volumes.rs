@@ -271,7 +271,7 @@ impl VolumeManager {
                     let bound = bundle.volumes.iter().find(|bound| bound.claim_name == claim.claim_name);
                     let policy = bound.map_or("", |bound| bound.fs_group_policy.as_str());
                     let bound = attached(volume, &claim.claim_name, bound)?;
-                    let group = group.filter(|_| FsGroup::applies(policy, bound.0, claim.read_only));
+                    let group = group.map(|group| group.under(policy, bound.0, claim.read_only));
                     self.show(&home, &User::Pod(uid.to_owned()), bound, claim.read_only, group).await?;
                 }
                 None => files::mount(bundle, volume, &home.path().join(csi::MOUNT), group, place)?,
@@ -349,7 +349,7 @@ impl VolumeManager {
         let given =
             self.drivers.publish(&turn, Wish { volume, publish_context, target: &target, read_only, group }).await?;
         // What is noted as shown has its group: only then may a container see it.
-        if let Some(group) = group.filter(|_| !given && record.shown.is_none()) {
+        if let Some(group) = group.filter(|group| group.by_agent && !given && record.shown.is_none()) {
             let root = target.clone();
             let done = tokio::task::spawn_blocking(move || group.give(&root)).await;
             done.map_err(|error| io::Error::other(error.to_string())).flatten().map_err(io_error(&target))?;

@@ -261,12 +261,11 @@ impl Worker {
 
     /// Lets mounted files follow what they come from. A failure is tried again with the next look.
     fn refresh(&mut self, bundle: &Arc<PodBundle>) {
-        let sources = |bundle: &PodBundle| {
-            let meta = bundle.pod.as_ref().and_then(|pod| pod.metadata.clone()).unwrap_or_default();
-            (bundle.config_maps.clone(), bundle.secrets.clone(), meta.labels, meta.annotations)
-        };
-        let same = |shown: &Arc<PodBundle>| Arc::ptr_eq(shown, bundle) || sources(shown) == sources(bundle);
-        if self.shown.as_ref().is_some_and(same) {
+        fn sources(bundle: &PodBundle) -> impl PartialEq + '_ {
+            let meta = bundle.pod.as_ref().and_then(|pod| pod.metadata.as_ref());
+            (&bundle.config_maps, &bundle.secrets, meta.map(|meta| (&meta.labels, &meta.annotations)))
+        }
+        if self.shown.as_ref().is_some_and(|shown| sources(shown) == sources(bundle)) {
             return;
         }
         let host_ip = self.shared.settings.node_ip.to_string();

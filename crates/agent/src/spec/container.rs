@@ -61,6 +61,16 @@ pub enum BadContainer {
         /// The volume.
         volume: String,
     },
+    /// A part of a volume that is named by a variable.
+    #[error("container {container}: subPathExpr {path:?} needs variable {variable:?}: define it in the container's env")]
+    NoVariable {
+        /// The container.
+        container: String,
+        /// The path.
+        path: String,
+        /// The variable.
+        variable: String,
+    },
 }
 
 impl NodeSettings {
@@ -70,13 +80,17 @@ impl NodeSettings {
         let variables = env::variables(bundle, container, self.place(&host_ip, pod_ip))?;
         let known: BTreeMap<String, String> = variables.into_iter().collect();
         let part = |(index, mount): (usize, &VolumeMount)| {
+            if let Some(variable) = env::unknown(&mount.sub_path_expr, &known).into_iter().next() {
+                let (container, path) = (container.name.clone(), mount.sub_path_expr.clone());
+                return Err(BadContainer::NoVariable { container, path, variable });
+            }
             let path = match mount.sub_path_expr.as_str() {
                 "" => mount.sub_path.clone(),
                 expression => env::expand(expression, &known),
             };
-            (!path.is_empty()).then(|| Part { index, volume: mount.name.clone(), path })
+            Ok((!path.is_empty()).then(|| Part { index, volume: mount.name.clone(), path }))
         };
-        Ok(container.volume_mounts.iter().enumerate().filter_map(part).collect())
+        container.volume_mounts.iter().enumerate().filter_map(|mount| part(mount).transpose()).collect()
     }
 
     /// A container of a pod.

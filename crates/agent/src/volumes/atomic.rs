@@ -17,6 +17,8 @@ use super::content::{File, Files};
 const DATA: &str = "..data";
 /// The link before it takes that name.
 const DATA_NEW: &str = "..data_tmp";
+/// A name that users see, before it takes its own.
+const NAME_NEW: &str = "..name_tmp";
 
 /// Makes `files`, and nothing else, what is seen at `target`; they belong to `group` if there is one. Tells whether
 /// anything had to be written. What a writer before this one left half done is finished or removed.
@@ -112,7 +114,7 @@ fn show(target: &Path, name: &str) -> io::Result<()> {
     if fs::read_link(&path).is_ok_and(|now| now == leads) {
         return Ok(());
     }
-    let new = target.join(format!("..new_{name}"));
+    let new = target.join(NAME_NEW);
     remove_file(&new)?;
     symlink(&leads, &new)?;
     if path.is_dir() && !path.is_symlink() {

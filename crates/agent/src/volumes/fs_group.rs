@@ -37,6 +37,8 @@ pub struct FsGroup {
     pub gid: u32,
     /// Whether a volume whose root belongs to the group already is left as it is.
     on_root_mismatch: bool,
+    /// Whether the agent changes the files, if the driver does not give the volume to the group by itself.
+    pub by_agent: bool,
 }
 
 impl FsGroup {
@@ -44,19 +46,22 @@ impl FsGroup {
     pub fn of(pod: &Pod) -> Option<Self> {
         let context = pod.spec.as_ref()?.security_context.as_ref()?;
         let gid = u32::try_from(context.fs_group?).ok()?;
-        Some(Self { gid, on_root_mismatch: context.fs_group_change_policy.as_deref() == Some("OnRootMismatch") })
+        let on_root_mismatch = context.fs_group_change_policy.as_deref() == Some("OnRootMismatch");
+        Some(Self { gid, on_root_mismatch, by_agent: true })
     }
 
-    /// Whether a driver's volume is changed by the agent: `policy` is its CSIDriver's fsGroupPolicy.
-    pub fn applies(policy: &str, volume: &PersistentVolume, read_only: bool) -> bool {
+    /// The same for a driver's volume: `policy` is its CSIDriver's fsGroupPolicy.
+    pub fn under(self, policy: &str, volume: &PersistentVolume, read_only: bool) -> Self {
         let spec = volume.spec.clone().unwrap_or_default();
         let csi = spec.csi.unwrap_or_default();
-        match policy {
+        let once = |mode: &String| matches!(mode.as_str(), "ReadWriteOnce" | "ReadWriteOncePod");
+        let by_agent = match policy {
             _ if read_only || csi.read_only => false,
             "None" => false,
             "File" => true,
-            _ => !csi.fs_type.is_empty() && spec.access_modes.iter().any(|mode| mode == "ReadWriteOnce"),
-        }
+            _ => !csi.fs_type.is_empty() && spec.access_modes.iter().any(once),
+        };
+        Self { by_agent, ..self }
     }
 
     /// Gives a mounted volume to the group. Idempotent; takes as long as the volume has files.
@@ -221,14 +226,12 @@ mod tests {
             ("File", "", "ReadWriteMany", true, false),
             ("None", "ext4", "ReadWriteOnce", false, false),
             ("", "ext4", "ReadWriteOnce", false, true),
+            ("", "ext4", "ReadWriteOncePod", false, true),
             ("ReadWriteOnceWithFSType", "", "ReadWriteOnce", false, false),
             ("ReadWriteOnceWithFSType", "ext4", "ReadWriteMany", false, false),
         ] {
-            assert_eq!(
-                FsGroup::applies(policy, &volume(fs_type, mode), read_only),
-                applies,
-                "{policy} {fs_type} {mode}"
-            );
+            let group = group(None).under(policy, &volume(fs_type, mode), read_only);
+            assert_eq!(group.by_agent, applies, "{policy} {fs_type} {mode}");
         }
     }
 }

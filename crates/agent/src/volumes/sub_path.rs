@@ -26,9 +26,6 @@ pub const PARTS: &str = "parts";
 /// folders that are missing, with the mode of the volume's root, unless `fixed`. Idempotent.
 pub fn mount(home: &Path, name: &str, volume: &Path, path: &str, fixed: bool) -> io::Result<PathBuf> {
     let target = home.join(PARTS).join(name);
-    if mounts::shown_at(&target)?.is_some() {
-        return Ok(target);
-    }
     let root = nix::fcntl::open(volume, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     let part = find(root.as_fd(), path, fixed).map_err(|error| {
         let why = match error.raw_os_error().map(Errno::from_raw) {
@@ -37,6 +34,19 @@ pub fn mount(home: &Path, name: &str, volume: &Path, path: &str, fixed: bool) ->
         };
         io::Error::new(error.kind(), format!("subPath {path:?}: {why}"))
     })?;
+    if mounts::shown_at(&target)?.is_some() {
+        let mounted = nix::fcntl::open(&target, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?;
+        if is_same(&mounted, &part)? {
+            return Ok(target);
+        }
+        // The path leads to something else since the last run of the container, such as the next version of a file.
+        drop(mounted);
+        nix::mount::umount2(&target, MntFlags::UMOUNT_NOFOLLOW)?;
+    }
+    if let Some(left) = crate::beneath::present(fs::symlink_metadata(&target))? {
+        // Of the same kind as what is mounted on it.
+        if left.is_dir() { fs::remove_dir(&target)? } else { fs::remove_file(&target)? }
+    }
     fs::create_dir_all(home.join(PARTS))?;
     if is_dir(&part)? {
         fs::create_dir_all(&target)?;
@@ -61,6 +71,11 @@ pub fn unmount(home: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() { fs::remove_dir(entry.path())? } else { fs::remove_file(entry.path())? }
     }
     fs::remove_dir(&parts)
+}
+
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> io::Result<bool> {
+    let (one, other) = (fstat(one)?, fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
 fn is_dir(file: &OwnedFd) -> io::Result<bool> {
@@ -124,6 +139,15 @@ mod tests {
         assert_eq!(fs::read_to_string(volume.path().join("new/deep/y")).unwrap(), "y");
         assert_eq!(fs::metadata(volume.path().join("new/deep")).unwrap().mode() & 0o7777, 0o2775);
         assert_eq!(mount(home.path(), "main-1", volume.path(), "new/deep", false).unwrap(), made, "again");
+        assert!(made.join("y").exists());
+        // Another file has the name now, and then a folder: the next run of the container sees it.
+        fs::write(volume.path().join("real/new"), "z").unwrap();
+        fs::rename(volume.path().join("real/new"), volume.path().join("real/file")).unwrap();
+        let file = mount(home.path(), "main-0", volume.path(), "inside/file", true).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "z");
+        fs::remove_file(volume.path().join("real/file")).unwrap();
+        let folder = mount(home.path(), "main-0", volume.path(), "inside/file", false).unwrap();
+        assert!(folder.is_dir());
         unmount(home.path()).unwrap();
         unmount(home.path()).unwrap();
         assert!(!home.path().join(PARTS).exists());
