@@ -7,7 +7,7 @@ use pb::{ObjectExt, objects::Pod};
 use tokio::time::Instant;
 
 use super::stage::Stage;
-use crate::client::is_ready;
+use crate::{LabGuard, client::is_ready};
 
 /// The process that holds a pod's namespaces, which is no part of the application.
 const PAUSE: &str = "pause";
@@ -17,6 +17,8 @@ const PAUSE: &str = "pause";
 pub enum Loss {
     /// SIGKILL for all of its processes; the pod stays and its container is started again.
     Processes,
+    /// The same, and its node's agent dies with it.
+    ProcessesAndAgent,
     /// The pod is deleted without a moment to say goodbye, and another one takes its place.
     Pod,
 }
@@ -25,6 +27,7 @@ impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Processes => "kill -9",
+            Self::ProcessesAndAgent => "kill -9, and its node's agent",
             Self::Pod => "deleted by force",
         })
     }
@@ -32,10 +35,14 @@ impl fmt::Display for Loss {
 
 impl Loss {
     /// Loses a member and waits until it is ready again.
-    pub async fn strike(self, stage: &Stage, name: &str, deadline: Instant) -> Result<()> {
+    pub async fn strike(self, lab: &LabGuard, stage: &Stage, name: &str, deadline: Instant) -> Result<()> {
         let before = stage.member(name).await?;
         match self {
-            Self::Processes => {
+            Self::Processes | Self::ProcessesAndAgent => {
+                if self == Self::ProcessesAndAgent {
+                    let node = before.spec.as_ref().map_or("", |spec| spec.node_name.as_str());
+                    lab.lab.kill(&format!("agent@{node}"))?;
+                }
                 let killed = kill_processes(name)?;
                 ensure!(killed > 0, "{name} has no process that could be killed");
             }
@@ -43,7 +50,9 @@ impl Loss {
         }
         let back = |now: &Pod| {
             let another = match self {
-                Self::Processes => now.uid() == before.uid() && restarts(now) > restarts(&before),
+                Self::Processes | Self::ProcessesAndAgent => {
+                    now.uid() == before.uid() && restarts(now) > restarts(&before)
+                }
                 Self::Pod => now.uid() != before.uid(),
             };
             another && is_ready(now) && !now.is_terminating()

@@ -52,7 +52,7 @@ impl<'a> Story<'a> {
         writer.goes_on(BREATH, soon()).await?;
         self.say("takes writes");
 
-        for loss in [Loss::Processes, Loss::Pod] {
+        for loss in [Loss::Processes, Loss::Pod, Loss::ProcessesAndAgent] {
             for ordinal in 0..application.members {
                 self.lose(&writer, ordinal, loss).await.with_context(|| format!("member {ordinal}, {loss}"))?;
             }
@@ -79,7 +79,7 @@ impl<'a> Story<'a> {
         let held = self.stage.read_until(read, &[&member], soon(), |_| Vec::new()).await.context("before the loss")?;
         writer.longest_gap();
         let lost = Instant::now();
-        loss.strike(&self.stage, &name, soon()).await?;
+        loss.strike(self.lab, &self.stage, &name, soon()).await?;
         let back = lost.elapsed();
         ensure!(self.claims().await? == claims, "{name} came back with another volume");
         let missing = |now: &_| held.difference(now).map(|number| format!("{name} has lost {number}")).collect();
