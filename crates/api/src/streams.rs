@@ -139,7 +139,9 @@ impl Shared {
         request.namespace = pod.namespace().to_owned();
         let request = agent::LogsRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
         let pieces = answered(&pod, ANSWER, agent.logs(request)).await?.into_inner();
-        Ok(relay::back(pieces, node_of(&pod), self.stop.clone(), |piece| piece.response.unwrap_or_default()))
+        Ok(relay::back(pieces, node_of(&pod), self.stop.clone(), relay::over().0, |piece| {
+            piece.response.unwrap_or_default()
+        }))
     }
 
     /// Runs a command in a container, with input and output as they come.
@@ -158,12 +160,13 @@ impl Shared {
         start.namespace = pod.namespace().to_owned();
         let start = ExecStreamRequest { input: Some(exec_stream_request::Input::Start(start)) };
         let first = agent::ExecStreamRequest { request: Some(start), pod_uid: pod.uid().to_owned() };
-        let input = relay::onward(first, requests, |request| agent::ExecStreamRequest {
+        let (over, ending) = relay::over();
+        let input = relay::onward(first, requests, ending, |request| agent::ExecStreamRequest {
             request: Some(request),
             ..Default::default()
         });
         let output = answered(&pod, START, agent.exec_stream(input)).await?.into_inner();
-        Ok(relay::back(output, node_of(&pod), self.stop.clone(), |piece| piece.response.unwrap_or_default()))
+        Ok(relay::back(output, node_of(&pod), self.stop.clone(), over, |piece| piece.response.unwrap_or_default()))
     }
 
     /// Carries one connection to a port of a pod.
@@ -182,12 +185,13 @@ impl Shared {
         start.namespace = pod.namespace().to_owned();
         let start = PortForwardRequest { input: Some(port_forward_request::Input::Start(start)) };
         let first = agent::PortForwardRequest { request: Some(start), pod_uid: pod.uid().to_owned() };
-        let input = relay::onward(first, requests, |request| agent::PortForwardRequest {
+        let (over, ending) = relay::over();
+        let input = relay::onward(first, requests, ending, |request| agent::PortForwardRequest {
             request: Some(request),
             ..Default::default()
         });
         let output = answered(&pod, START, agent.port_forward(input)).await?.into_inner();
-        Ok(relay::back(output, node_of(&pod), self.stop.clone(), |piece| piece.response.unwrap_or_default()))
+        Ok(relay::back(output, node_of(&pod), self.stop.clone(), over, |piece| piece.response.unwrap_or_default()))
     }
 
     /// Reads a file or a tree of a container.
@@ -200,7 +204,9 @@ impl Shared {
         request.namespace = pod.namespace().to_owned();
         let request = agent::CopyFromRequest { request: Some(request), pod_uid: pod.uid().to_owned() };
         let pieces = answered(&pod, START, agent.copy_from(request)).await?.into_inner();
-        Ok(relay::back(pieces, node_of(&pod), self.stop.clone(), |piece| piece.response.unwrap_or_default()))
+        Ok(relay::back(pieces, node_of(&pod), self.stop.clone(), relay::over().0, |piece| {
+            piece.response.unwrap_or_default()
+        }))
     }
 
     /// Writes a file or a tree into a container.
@@ -213,11 +219,13 @@ impl Shared {
         start.namespace = pod.namespace().to_owned();
         let start = CopyToRequest { input: Some(copy_to_request::Input::Start(start)) };
         let first = agent::CopyToRequest { request: Some(start), pod_uid: pod.uid().to_owned() };
-        let input = relay::onward(first, requests, |request| agent::CopyToRequest {
+        let (over, ending) = relay::over();
+        let input = relay::onward(first, requests, ending, |request| agent::CopyToRequest {
             request: Some(request),
             ..Default::default()
         });
-        // Takes as long as there is data; the agent gives up when none comes.
+        // Takes as long as there is data; the agent gives up when none comes. Over when this ends, however it does.
+        let _over = over;
         let written = self.stop.run_until_cancelled(agent.copy_to(input)).await.ok_or_else(relay::stopping)?;
         let written = written.map_err(|status| relay::broken(&node_of(&pod), status))?;
         Ok(written.into_inner().response.unwrap_or_default())

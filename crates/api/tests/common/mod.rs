@@ -71,6 +71,11 @@ impl Harness {
         }
     }
 
+    /// Stops the service, as a signal would.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
     pub fn api(&self) -> ApiServiceClient<Channel> {
         self.api.clone()
     }
