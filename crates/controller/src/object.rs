@@ -1,13 +1,12 @@
 //! What the controller adds to the objects that the planner stamps: identity in time, first status, the node.
 
+pub use model::leaving::terminating;
 use pb::{Object, objects::*};
 
 /// Keeps a claim for as long as a pod uses it (PVC-12).
 pub const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 /// Condition of a pod: whether it has a node.
 pub const POD_SCHEDULED: &str = "PodScheduled";
-/// Seconds that a pod may take to stop when it does not say so (DEF).
-const DEFAULT_GRACE: i64 = 30;
 
 /// What gives a new object its place in time and its own identity.
 #[derive(Clone, Debug)]
@@ -74,15 +73,4 @@ fn set_scheduled(pod: &mut Pod, status: &str, reason: &str, message: &str, at: T
 /// Whether nothing of the pod can run anywhere, and nobody holds it: it may go at once (NL-5).
 pub fn may_vanish(pod: &Pod) -> bool {
     pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_empty()) && pod.meta().finalizers.is_empty()
-}
-
-/// Asks the pod to go. Its own grace of 0 is a wish for SIGKILL, not for being forgotten: its node still has to say
-/// that it is gone.
-pub fn terminating(mut pod: Pod, now: Time) -> Pod {
-    let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE);
-    let grace = own.max(1);
-    let meta = pod.meta_mut();
-    meta.deletion_timestamp = Some(Time { seconds: now.seconds.saturating_add(grace), nanos: 0 });
-    meta.deletion_grace_period_seconds = Some(grace);
-    pod
 }

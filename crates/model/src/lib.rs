@@ -8,6 +8,7 @@ pub mod decode;
 pub mod default;
 pub mod error;
 pub mod identity;
+pub mod leaving;
 pub mod mutant;
 pub mod names;
 pub mod ordinals;

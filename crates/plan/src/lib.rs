@@ -9,4 +9,5 @@ pub mod gc;
 pub mod node;
 pub mod schedule;
 pub mod statefulset;
+pub mod taints;
 pub mod volume;

@@ -1,9 +1,9 @@
 //! Which node a pod goes to.
 //!
-//! Filters first (ready, neither cordoned nor tainted, labels, room, reachability of the pod's volumes, claims that
-//! others use, how many volumes a node can have), then a rank: fewest pods of
-//! the same set, then the largest share left free, then fewest pods, then the name. There is no chance in it: the same
-//! snapshot gives the same node.
+//! Filters first (cordon, taints, readiness, labels, ports, room, reachability of the pod's volumes, claims that others
+//! use, how many volumes a node can have, spread, other pods), then what is preferred (taints, labels, spread, other
+//! pods), and among equals a rank: fewest pods of the same set, then the largest share left free, then fewest pods, then
+//! the name. There is no chance in it and no fraction: the same snapshot gives the same node.
 //!
 //! [`Ledger`] is the snapshot: what every node has, what is taken, and what was promised and is not yet seen. It is
 //! kept up to date change by change, so that one question costs as many steps as there are nodes, however many pods run.
@@ -13,18 +13,29 @@
 
 mod amounts;
 mod ledger;
+mod peers;
+mod ports;
+mod preempt;
+mod prefer;
+mod reason;
+mod rules;
 mod selector;
 mod volumes;
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use pb::{
     Object, ObjectExt,
     objects::{Node, NodeSelector, Pod, Taint},
 };
 
+use crate::taints::{NO_SCHEDULE, UNSCHEDULABLE};
+
 pub use amounts::Amounts;
 pub use ledger::{Ledger, Placed, RESERVATION_TTL};
+pub use preempt::{Budget, Preemption, Verdict, Victim};
+pub use reason::{Reason, Unschedulable};
+pub use rules::Rules;
 pub use selector::{NODE_TOPOLOGY_KEY, matches};
 pub use volumes::{ClaimName, Claims, LIMIT_PREFIX, claims_of};
 
@@ -68,8 +79,10 @@ pub struct Request {
     pub amounts: Amounts,
     /// Whom it is spread among.
     pub group: Option<Group>,
-    /// Labels that the node must have.
-    pub node_selector: BTreeMap<String, String>,
+    /// What it says about nodes and other pods.
+    pub rules: Arc<Rules>,
+    /// The node on which others make room for it.
+    pub nominated: Option<String>,
     /// From where its volumes can be reached. All must match.
     pub reachable: Vec<NodeSelector>,
     /// The claims that it uses.
@@ -86,7 +99,8 @@ impl Request {
             uid: pod.uid().to_owned(),
             amounts: Amounts::of_pod(pod),
             group: Group::of(pod),
-            node_selector: pod.spec.as_ref().map(|spec| spec.node_selector.clone()).unwrap_or_default(),
+            rules: Arc::new(Rules::of(pod)),
+            nominated: nominated(pod),
             reachable,
         }
     }
@@ -110,10 +124,10 @@ pub struct NodeFacts {
     pub labels: BTreeMap<String, String>,
     /// Whether its Ready condition is True.
     pub ready: bool,
-    /// Whether a taint keeps new pods away.
-    pub tainted: bool,
-    /// Whether new pods are kept away (cordon), or the node is on its way out.
-    pub unschedulable: bool,
+    /// Its taints, with those that its cordon and its conditions stand for.
+    pub taints: Vec<Taint>,
+    /// Whether the node is on its way out.
+    pub leaving: bool,
     /// What pods may use of it.
     pub allocatable: Amounts,
     /// How many volumes of a CSI driver it can have, by the driver's name; no bound for one that is not there.
@@ -130,8 +144,8 @@ impl NodeFacts {
         Self {
             labels: node.meta().labels.clone(),
             ready,
-            tainted: node.spec.iter().flat_map(|spec| &spec.taints).any(keeps_away),
-            unschedulable: node.is_terminating() || node.spec.as_ref().is_some_and(|spec| spec.unschedulable),
+            taints: taints(node),
+            leaving: node.is_terminating(),
             allocatable: status.map(|s| Amounts::of_node(&s.allocatable)).unwrap_or_default(),
             volume_limits: volumes::limits_of(node),
             revision: node.mod_revision(),
@@ -142,112 +156,60 @@ impl NodeFacts {
 impl NodeFacts {
     /// Whether both say the same of a node, at whatever revision.
     fn same_but_revision(&self, other: &Self) -> bool {
-        let flags = |of: &Self| (of.ready, of.tainted, of.unschedulable);
-        flags(self) == flags(other)
+        (self.ready, self.leaving) == (other.ready, other.leaving)
+            && self.taints == other.taints
             && (&self.labels, &self.allocatable, &self.volume_limits)
                 == (&other.labels, &other.allocatable, &other.volume_limits)
     }
 }
 
-/// Whether a taint keeps new pods away. Pods cannot tolerate one yet.
-fn keeps_away(taint: &Taint) -> bool {
-    matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
+/// Conditions that keep pods away, and the taints that they stand for.
+const PRESSURES: [(&str, &str); 3] = [
+    ("MemoryPressure", rules::MEMORY_PRESSURE),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+];
+
+/// The taints of a node, with those that its cordon and its conditions stand for.
+fn taints(node: &Node) -> Vec<Taint> {
+    let keeps_away = |key: &str| Taint { key: key.to_owned(), effect: NO_SCHEDULE.to_owned(), ..Taint::default() };
+    let cordon = node.spec.iter().filter(|spec| spec.unschedulable).map(|_| keeps_away(UNSCHEDULABLE));
+    let own = node.spec.iter().flat_map(|spec| spec.taints.iter().cloned());
+    let conditions = node.status.iter().flat_map(|status| &status.conditions).filter(|known| known.status == "True");
+    let pressures = conditions.filter_map(|known| PRESSURES.iter().find(|(kind, _)| *kind == known.r#type));
+    let taints = cordon.chain(own).chain(pressures.map(|(_, key)| keeps_away(key)));
+    // Since when is nothing that a choice rests on.
+    taints.map(|taint| Taint { time_added: None, ..taint }).collect()
 }
 
-/// Why no node was found, in Kubernetes' words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Unschedulable {
-    /// How many nodes there are.
-    pub nodes: usize,
-    /// How many nodes each reason rules out. A node that lacks several resources counts under each.
-    pub reasons: BTreeMap<Reason, usize>,
+/// The node on which others make room for a pod.
+fn nominated(pod: &Pod) -> Option<String> {
+    pod.status.as_ref().map(|status| status.nominated_node_name.clone()).filter(|node| !node.is_empty())
 }
 
-impl fmt::Display for Unschedulable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.nodes == 0 {
-            return f.write_str("0/0 nodes are available: no node has registered; start an agent or look at its log.");
-        }
-        let mut texts: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        texts.sort();
-        write!(f, "0/{} nodes are available: {}.", self.nodes, texts.join(", "))
+/// Why this node cannot take the pod, whatever else runs there or is taken of it.
+fn rule_out(request: &Request, name: &str, node: &NodeFacts) -> Option<Reason> {
+    let rules = &request.rules;
+    if node.leaving {
+        return Some(Reason::Cordoned);
     }
-}
-
-/// Why a node is ruled out.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// Cordoned, or going away.
-    Cordoned,
-    /// A taint keeps pods away.
-    Tainted,
-    /// Its agent does not report, or reports that it cannot run pods.
-    NotReady,
-    /// A label of nodeSelector is missing or differs.
-    Selector,
-    /// Too little of a resource is left.
-    Insufficient(String),
-    /// It runs as many pods as it may.
-    TooManyPods,
-    /// A volume of the pod cannot be reached from it.
-    Volume,
-    /// It has as many volumes of a driver as it can.
-    TooManyVolumes,
-    /// A claim that one pod, or the pods of one node, may have at a time is in use.
-    ClaimInUse {
-        /// The claim.
-        claim: String,
-        /// Who has it.
-        pod: String,
-        /// Its node, if pods there could use the claim too.
-        elsewhere: Option<String>,
-    },
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cordoned => f.write_str("node(s) were unschedulable"),
-            Self::Tainted => f.write_str("node(s) had untolerated taint(s)"),
-            Self::NotReady => f.write_str("node(s) were not ready"),
-            Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
-            Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
-            Self::TooManyPods => f.write_str("Too many pods"),
-            Self::Volume => f.write_str("node(s) had volume node affinity conflict"),
-            Self::TooManyVolumes => f.write_str("node(s) exceed max volume count"),
-            Self::ClaimInUse { claim, pod, elsewhere: None } => {
-                write!(f, "node(s) cannot have claim {claim} while pod {pod} uses it (ReadWriteOncePod)")
-            }
-            Self::ClaimInUse { claim, pod, elsewhere: Some(node) } => {
-                write!(f, "node(s) cannot have claim {claim} while pod {pod} uses it on {node} (ReadWriteOnce)")
-            }
-        }
+    if rules.node_name.as_ref().is_some_and(|wanted| wanted != name) {
+        return Some(Reason::OtherNode);
     }
-}
-
-/// Why this node cannot take the pod; empty if it can. `used` is what is taken of it without the pod itself.
-fn rule_out(request: &Request, name: &str, node: &NodeFacts, used: &Amounts) -> Vec<Reason> {
-    if node.unschedulable {
-        return vec![Reason::Cordoned];
-    }
-    if node.tainted {
-        return vec![Reason::Tainted];
+    match rules.untolerated(&node.taints) {
+        Some(taint) if taint.key == UNSCHEDULABLE => return Some(Reason::Cordoned),
+        Some(taint) => return Some(Reason::Tainted { key: taint.key.clone(), value: taint.value.clone() }),
+        None => {}
     }
     if !node.ready {
-        return vec![Reason::NotReady];
+        return Some(Reason::NotReady);
     }
-    let label = |key: &str| selector::label(name, &node.labels, key);
-    if !request.node_selector.iter().all(|(key, value)| label(key) == Some(value.as_str())) {
-        return vec![Reason::Selector];
-    }
-    let short = request.amounts.missing(&node.allocatable, used);
-    if !short.is_empty() {
-        return short;
-    }
-    if !request.reachable.iter().all(|selector| matches(selector, name, &node.labels)) {
-        return vec![Reason::Volume];
-    }
-    Vec::new()
+    (!rules.lets_in(name, &node.labels)).then_some(Reason::Selector)
+}
+
+/// Whether all volumes of the pod can be reached from a node.
+fn reaches(request: &Request, name: &str, node: &NodeFacts) -> bool {
+    request.reachable.iter().all(|selector| matches(selector, name, &node.labels))
 }
 
 /// The order in which nodes that can take the pod are preferred: the smallest comes first.

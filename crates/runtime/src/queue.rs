@@ -45,6 +45,8 @@ struct State<K> {
     due: BTreeSet<(Instant, K)>,
     failures: BTreeMap<K, u32>,
     closed: bool,
+    /// Whether the smallest key comes first, and not the one that came first.
+    smallest_first: bool,
 }
 
 impl<K: Ord + Clone> Default for Queue<K> {
@@ -65,8 +67,16 @@ impl<K: Ord + Clone> Queue<K> {
             due: BTreeSet::new(),
             failures: BTreeMap::new(),
             closed: false,
+            smallest_first: false,
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), wake: Notify::new() }) }
+    }
+
+    /// An empty queue that gives the smallest of its keys first, whenever it came.
+    pub fn smallest_first() -> Self {
+        let queue = Self::new();
+        queue.shared.state.lock().smallest_first = true;
+        queue
     }
 
     /// A key needs looking at.
@@ -164,7 +174,14 @@ impl<K: Ord + Clone> State<K> {
     }
 
     fn pop(&mut self) -> Option<K> {
-        let key = self.ready.pop_front()?;
+        let first = if self.smallest_first { self.queued.first().cloned() } else { None };
+        let key = match first {
+            Some(key) => {
+                self.ready.retain(|ready| *ready != key);
+                key
+            }
+            None => self.ready.pop_front()?,
+        };
         self.queued.remove(&key);
         self.busy.insert(key.clone());
         Some(key)

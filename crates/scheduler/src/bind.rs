@@ -19,9 +19,10 @@ use store::{
     Guard, Key, Op, PageRequest, Prefix, Txn, TxnOutcome,
     objects::{Undecodable, decode, guard_from_pb, put, unchanged},
 };
+use tokio::sync::MutexGuard;
 use tonic::Status;
 
-use crate::{Inner, feed::needs_node, metrics, place::guards};
+use crate::{Inner, feed::needs_node, metrics, place::guards, preempt};
 
 /// Pods bound at the same time.
 const WORKERS: usize = 4;
@@ -30,7 +31,7 @@ const WORKERS: usize = 4;
 const SCHEDULED: &str = "PodScheduled";
 
 #[derive(Debug, thiserror::Error)]
-enum BindError {
+pub(crate) enum BindError {
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
@@ -42,7 +43,7 @@ enum BindError {
 }
 
 /// What became of a pod.
-enum Outcome {
+pub(crate) enum Outcome {
     /// It has a node, or needs none.
     Done,
     /// No node has room. What makes room makes it due again.
@@ -54,9 +55,11 @@ enum Outcome {
 }
 
 /// Why a pod has to wait.
-struct Wait {
-    message: String,
-    outcome: Outcome,
+pub(crate) struct Wait {
+    pub(crate) message: String,
+    pub(crate) outcome: Outcome,
+    /// Whether nobody makes room for it any more.
+    pub(crate) forlorn: bool,
 }
 
 /// Takes the fence away from answers when leading ends, however it ends.
@@ -79,8 +82,8 @@ pub(crate) async fn run(inner: Arc<Inner>, leadership: Leadership) {
     }
     let _answering = Answering(&inner);
     inner.fence.send_replace(Some(leadership.guard.clone()));
-    for name in inner.state.lock().unbound.keys() {
-        inner.due.add(name.clone());
+    for unbound in inner.state.lock().unbound.values() {
+        inner.due.add(unbound.due.clone());
     }
     join_all((0..WORKERS).map(|_| work(&inner, &leadership.guard))).await;
 }
@@ -124,7 +127,7 @@ async fn list<T: Object>(inner: &Inner) -> store::Result<Vec<T>> {
 
 async fn work(inner: &Inner, fence: &Guard) {
     while let Some(work) = inner.due.take().await {
-        match look_at(inner, fence, &work).await {
+        match look_at(inner, fence, &work.pod).await {
             Ok(Outcome::Done) => work.forget(),
             Ok(Outcome::NoRoom) => {
                 // Room that is promised to pods which never come is given back without a sound.
@@ -135,7 +138,7 @@ async fn work(inner: &Inner, fence: &Guard) {
             }
             Ok(Outcome::NoVolume | Outcome::Conflict) => work.retry(),
             Err(error) => {
-                tracing::warn!(namespace = work.namespace, pod = work.name, %error, "cannot bind; trying again");
+                tracing::warn!(namespace = work.pod.namespace, pod = work.pod.name, %error, "cannot bind; trying again");
                 work.retry();
             }
         }
@@ -143,16 +146,22 @@ async fn work(inner: &Inner, fence: &Guard) {
 }
 
 async fn look_at(inner: &Inner, fence: &Guard, name: &PodName) -> Result<Outcome, BindError> {
+    let turn = inner.turn.lock().await;
     let key = Key::object(Kind::Pod, &name.namespace, &name.name);
     let Some(pod) = inner.pods.get(&key).filter(|pod| needs_node(pod)) else { return Ok(Outcome::Done) };
-    match attempt(inner, fence, &pod).await? {
+    match attempt(inner, fence, &pod, turn).await? {
         Ok(outcome) => Ok(outcome),
         Err(wait) => write_wait(inner, fence, &pod, wait).await,
     }
 }
 
 /// Tries to bind a pod.
-async fn attempt(inner: &Inner, fence: &Guard, pod: &Pod) -> Result<Result<Outcome, Wait>, BindError> {
+async fn attempt(
+    inner: &Inner,
+    fence: &Guard,
+    pod: &Pod,
+    turn: MutexGuard<'_, ()>,
+) -> Result<Result<Outcome, Wait>, BindError> {
     let claims = match claims(inner, pod).await? {
         Ok(claims) => claims,
         Err(wait) => return Ok(Err(wait)),
@@ -164,8 +173,9 @@ async fn attempt(inner: &Inner, fence: &Guard, pod: &Pod) -> Result<Result<Outco
     let request = Request::of(pod, volumes.reachable).with_drivers(pod, &volumes.drivers);
     let placed = match inner.choose(&request) {
         Ok(placed) => placed,
-        Err(why) => return Ok(Err(Wait { message: why.to_string(), outcome: Outcome::NoRoom })),
+        Err(why) => return preempt::make_room(inner, fence, pod, &request, why.to_string()).await,
     };
+    drop(turn);
 
     let mut txn = Txn { guards: volumes.guards, ops: vec![put(&bound(pod, &placed.node))] };
     txn.guards.push(unchanged(pod));
@@ -208,7 +218,7 @@ async fn claims(inner: &Inner, pod: &Pod) -> Result<Result<Vec<PersistentVolumeC
                 Some(kv) => decode(&kv)?,
                 None => {
                     let message = format!("persistentvolumeclaim {:?} not found; create it", name.name);
-                    return Ok(Err(Wait { message, outcome: Outcome::NoVolume }));
+                    return Ok(Err(Wait { message, outcome: Outcome::NoVolume, forlorn: false }));
                 }
             },
         };
@@ -251,7 +261,7 @@ async fn prepare(inner: &Inner, claims: Vec<PersistentVolumeClaim>) -> Result<Re
             }
             Some(ClaimState::Problem(problem)) => {
                 let message = format!("claim {}: {}", claim.name(), problem.message);
-                return Ok(Err(Wait { message, outcome: Outcome::NoVolume }));
+                return Ok(Err(Wait { message, outcome: Outcome::NoVolume, forlorn: false }));
             }
             None => return Err(BindError::Answer("Prepare left a claim's state empty")),
         }
@@ -269,15 +279,26 @@ fn bound(pod: &Pod, node: &str) -> Pod {
     let mut pod = pod.clone();
     node.clone_into(&mut pod.spec.get_or_insert_default().node_name);
     set_scheduled(&mut pod, Condition { status: "True".to_owned(), ..Condition::default() });
+    pod.status.get_or_insert_default().nominated_node_name.clear();
     pod
+}
+
+/// Sets the condition that says why a pod has no node; gives whether that changes anything.
+pub(crate) fn set_unschedulable(pod: &mut Pod, message: String) -> bool {
+    let reason = "Unschedulable".to_owned();
+    set_scheduled(pod, Condition { status: "False".to_owned(), reason, message, ..Condition::default() })
 }
 
 /// Says in the pod's status why it waits, if it does not say so already.
 async fn write_wait(inner: &Inner, fence: &Guard, pod: &Pod, wait: Wait) -> Result<Outcome, BindError> {
     let mut waiting = pod.clone();
-    let reason = "Unschedulable".to_owned();
-    let condition = Condition { status: "False".to_owned(), reason, message: wait.message, ..Condition::default() };
-    if !set_scheduled(&mut waiting, condition) {
+    let told = set_unschedulable(&mut waiting, wait.message);
+    let nominated = &mut waiting.status.get_or_insert_default().nominated_node_name;
+    let given_up = wait.forlorn && !nominated.is_empty();
+    if given_up {
+        nominated.clear();
+    }
+    if !told && !given_up {
         return Ok(wait.outcome);
     }
     let txn = Txn { guards: vec![fence.clone(), unchanged(pod)], ops: vec![put(&waiting)] };

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use pb::{
     ObjectExt,
-    objects::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    objects::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
 };
-use plan::schedule::{ClaimName, PodName, claims_of};
+use plan::schedule::{ClaimName, PodName};
 use runtime::Change;
 
-use crate::{Inner, State, metrics};
+use crate::{Inner, State, Unbound, metrics};
 
 /// Follows the caches until they end.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let (mut nodes, mut pods) = (inner.nodes.subscribe(), inner.pods.subscribe());
     let (mut claims, mut volumes) = (inner.claims.subscribe(), inner.stored_volumes.subscribe());
+    let mut namespaces = inner.namespaces.subscribe();
     tokio::join!(inner.nodes.synced(), inner.pods.synced(), inner.claims.synced(), inner.stored_volumes.synced());
+    tokio::join!(inner.namespaces.synced(), inner.budgets.synced());
+    resync_namespaces(&inner);
     resync_claims(&inner);
     resync_volumes(&inner);
     resync_nodes(&inner);
@@ -26,6 +29,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             change = pods.next() => change.map(|change| on_pod(&inner, change)),
             change = claims.next() => change.map(|change| on_claim(&inner, change)),
             change = volumes.next() => change.map(|change| on_volume(&inner, change)),
+            change = namespaces.next() => change.map(|change| on_namespace(&inner, change)),
         };
         if more.is_none() {
             return;
@@ -45,13 +49,33 @@ fn resync_pods(inner: &Inner) {
     let (pods, as_of) = inner.pods.snapshot();
     let mut state = inner.state.lock();
     state.ledger.reset_pods(pods.iter().map(Arc::as_ref), as_of);
-    state.unbound = pods.iter().filter(|pod| needs_node(pod)).map(|pod| (PodName::of(pod), claims_of(pod))).collect();
+    state.unbound = pods.iter().filter(|pod| needs_node(pod)).map(|pod| (PodName::of(pod), Unbound::of(pod))).collect();
     all_due(inner, &state);
 }
 
 fn all_due(inner: &Inner, state: &State) {
-    for name in state.unbound.keys() {
-        inner.due.add(name.clone());
+    for unbound in state.unbound.values() {
+        inner.due.add(unbound.due.clone());
+    }
+}
+
+fn resync_namespaces(inner: &Inner) {
+    let (namespaces, _) = inner.namespaces.snapshot();
+    let mut state = inner.state.lock();
+    state.ledger.reset_namespaces(namespaces.iter().map(Arc::as_ref));
+    all_due(inner, &state);
+}
+
+fn on_namespace(inner: &Inner, change: Change<Namespace>) {
+    match change {
+        Change::Applied { new, .. } => {
+            let mut state = inner.state.lock();
+            if state.ledger.set_namespace(&new) {
+                all_due(inner, &state);
+            }
+        }
+        Change::Deleted { old, .. } => inner.state.lock().ledger.remove_namespace(old.name()),
+        Change::Resynced => resync_namespaces(inner),
     }
 }
 
@@ -75,17 +99,24 @@ fn on_pod(inner: &Inner, change: Change<Pod>) {
             let mut state = inner.state.lock();
             let freed = state.ledger.set_pod(&new);
             if needs_node(&new) {
-                state.unbound.insert(name.clone(), claims_of(&new));
+                let unbound = Unbound::of(&new);
+                let due = unbound.due.clone();
+                state.unbound.insert(name, unbound);
                 // Not for a change of status: the reason why it waits is written there.
-                let same = old.is_some_and(|old| old.uid() == new.uid() && old.spec == new.spec && needs_node(&old));
+                let same =
+                    old.as_ref().is_some_and(|old| old.uid() == new.uid() && old.spec == new.spec && needs_node(old));
                 if !same {
-                    inner.due.add(name);
+                    inner.due.add(due);
                 }
             } else {
                 state.unbound.remove(&name);
             }
             if freed {
                 all_due(inner, &state);
+            } else if !needs_node(&new) && old.is_none_or(|old| needs_node(&old)) {
+                // It came somewhere, which others may have waited for.
+                let waiting = state.unbound.values().filter(|unbound| unbound.asks_for_peers);
+                waiting.for_each(|unbound| inner.due.add(unbound.due.clone()));
             }
         }
         Change::Deleted { old, revision } => {
@@ -130,9 +161,9 @@ fn on_claim(inner: &Inner, change: Change<PersistentVolumeClaim>) {
         Change::Resynced => return resync_claims(inner),
     };
     let (state, claim) = (inner.state.lock(), ClaimName::of(&claim));
-    for (pod, claims) in &state.unbound {
-        if claims.contains(&claim) {
-            inner.due.add(pod.clone());
+    for unbound in state.unbound.values() {
+        if unbound.claims.contains(&claim) {
+            inner.due.add(unbound.due.clone());
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Decisions are `plan::schedule`'s, on a ledger that is fed by the caches of nodes, pods, claims and volumes. Place answers from it,
 //! and reserves what it gave until the pod is seen ([`place`]). Pods that were created without a node are bound when
-//! room comes ([`bind`]).
+//! room comes ([`bind`]), the most important first; less important pods are asked to go for them ([`preempt`]).
 //!
 //! No node is ever over-committed (I19): only the leader answers; every answer carries the leader's fence, so that a
 //! place given by a former leader can no longer be used; and a new leader first reads all pods, so that it knows what
@@ -12,17 +12,18 @@ mod bind;
 mod feed;
 mod metrics;
 mod place;
+mod preempt;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use pb::{
-    Kind,
-    objects::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    Kind, Object,
+    objects::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodDisruptionBudget},
     scheduler::v1::scheduler_service_server::SchedulerServiceServer,
     volumes::v1::volume_service_client::VolumeServiceClient,
 };
-use plan::schedule::{ClaimName, Ledger, Placed, PodName, Request, Unschedulable};
+use plan::schedule::{ClaimName, Ledger, Placed, PodName, Request, Rules, Unschedulable, claims_of};
 use runtime::{
     Cache, CancellationToken, CommonArgs, EtcdArgs, Queue, Server, Tasks,
     channel::{Channel, connect},
@@ -71,12 +72,16 @@ struct Inner {
     pods: Cache<Pod>,
     claims: Cache<PersistentVolumeClaim>,
     stored_volumes: Cache<PersistentVolume>,
+    namespaces: Cache<Namespace>,
+    budgets: Cache<PodDisruptionBudget>,
     volumes: VolumeServiceClient<Channel>,
     state: Mutex<State>,
     /// The leader's fence, while this process leads and knows all pods.
     fence: watch::Sender<Option<Guard>>,
     /// Pods without a node that are due to be looked at.
-    due: Queue<PodName>,
+    due: Queue<Due>,
+    /// Held while a node is chosen for one of them: the more important one chooses first.
+    turn: tokio::sync::Mutex<()>,
     /// What the ledger's times are counted from.
     started: Instant,
 }
@@ -84,8 +89,38 @@ struct Inner {
 #[derive(Default)]
 struct State {
     ledger: Ledger,
-    /// Pods without a node, with the claims that they use.
-    unbound: BTreeMap<PodName, Vec<ClaimName>>,
+    /// Pods without a node.
+    unbound: BTreeMap<PodName, Unbound>,
+}
+
+/// A pod without a node that is due. The more important comes first, then the older.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Due {
+    priority: Reverse<i32>,
+    created: (i64, i32),
+    pod: PodName,
+}
+
+/// What is known of a pod without a node.
+#[derive(Clone, Debug)]
+struct Unbound {
+    due: Due,
+    /// The claims that it uses.
+    claims: Vec<ClaimName>,
+    /// Whether pods that come elsewhere may let it in.
+    asks_for_peers: bool,
+}
+
+impl Unbound {
+    fn of(pod: &Pod) -> Self {
+        let created = pod.meta().creation_timestamp.unwrap_or_default();
+        let due = Due {
+            priority: Reverse(pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)),
+            created: (created.seconds, created.nanos),
+            pod: PodName::of(pod),
+        };
+        Self { due, claims: claims_of(pod), asks_for_peers: Rules::of(pod).asks_for_peers() }
+    }
 }
 
 impl Scheduler {
@@ -96,10 +131,13 @@ impl Scheduler {
             pods: reflect(Arc::clone(&store), Prefix::kind(Kind::Pod), tasks),
             claims: reflect(Arc::clone(&store), Prefix::kind(Kind::PersistentVolumeClaim), tasks),
             stored_volumes: reflect(Arc::clone(&store), Prefix::kind(Kind::PersistentVolume), tasks),
+            namespaces: reflect(Arc::clone(&store), Prefix::kind(Kind::Namespace), tasks),
+            budgets: reflect(Arc::clone(&store), Prefix::kind(Kind::PodDisruptionBudget), tasks),
             volumes: VolumeServiceClient::new(volumes),
             state: Mutex::default(),
             fence: watch::Sender::new(None),
-            due: Queue::new(),
+            due: Queue::smallest_first(),
+            turn: tokio::sync::Mutex::default(),
             started: Instant::now(),
             store,
         });

@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     pub(crate) bound: Counter,
     /// Bindings that were refused because something had changed.
     pub(crate) conflicts: Counter,
+    /// Pods that were asked to go for more important ones.
+    pub(crate) preempted: Counter,
 }
 
 /// The process's one set of them, registered with the first use.
@@ -35,6 +37,7 @@ pub(crate) fn get() -> &'static Metrics {
             unbound: Gauge::default(),
             bound: Counter::default(),
             conflicts: Counter::default(),
+            preempted: Counter::default(),
         };
         runtime::metrics::register(|registry| {
             let registry = registry.sub_registry_with_prefix("scheduler");
@@ -44,6 +47,7 @@ pub(crate) fn get() -> &'static Metrics {
             registry.register("unbound_pods", "Pods without a node", metrics.unbound.clone());
             registry.register("bound_pods", "Pods bound after their creation", metrics.bound.clone());
             registry.register("conflicts", "Bindings refused because something changed", metrics.conflicts.clone());
+            registry.register("preempted_pods", "Pods asked to go for more important ones", metrics.preempted.clone());
         });
         metrics
     })

@@ -23,18 +23,27 @@ pub struct Amounts {
 }
 
 impl Amounts {
-    /// What a pod takes of its node: the larger of what its containers request together and what any init container
-    /// requests alone. A limit without a request counts as the request.
+    /// What a pod takes of its node: what its containers and sidecars request together, or more if an init container
+    /// requests more beside the sidecars that were started before it. A limit without a request counts as the request.
     pub fn of_pod(pod: &Pod) -> Self {
-        let mut total = Self::default();
-        if let Some(spec) = &pod.spec {
-            for container in &spec.containers {
-                total.add(&Self::of_container(container));
-            }
-            for container in &spec.init_containers {
-                total.raise_to(&Self::of_container(container));
+        let (mut sidecars, mut most) = (Self::default(), Self::default());
+        let spec = pod.spec.as_ref();
+        for container in spec.iter().flat_map(|spec| &spec.init_containers) {
+            let own = Self::of_container(container);
+            if model::qos::is_sidecar(container) {
+                sidecars.add(&own);
+                most.raise_to(&sidecars);
+            } else {
+                let mut meanwhile = sidecars.clone();
+                meanwhile.add(&own);
+                most.raise_to(&meanwhile);
             }
         }
+        let mut total = sidecars;
+        for container in spec.iter().flat_map(|spec| &spec.containers) {
+            total.add(&Self::of_container(container));
+        }
+        total.raise_to(&most);
         total.pods = 1;
         total
     }

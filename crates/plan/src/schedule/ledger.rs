@@ -1,20 +1,28 @@
 //! What every node has, what is taken of it, and what was promised.
 //!
 //! Totals are kept by difference; they always equal what a recount of all accounts would give.
+//!
+//! Room that others make for a pod of higher priority is kept for it: whoever is less important is told that it is taken.
 
 use std::{
     borrow::Cow,
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use pb::{
-    ObjectExt,
-    objects::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    Object, ObjectExt,
+    objects::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Time},
 };
 
 use super::{
-    Amounts, ClaimName, Claims, Group, NodeFacts, PodName, Reason, Request, Unschedulable, claims_of, rank, rule_out,
+    Amounts, ClaimName, Claims, Group, NodeFacts, PodName, Reason, Request, Rules, Unschedulable, claims_of, nominated,
+    peers::Peers,
+    ports::{HostPort, Taken},
+    prefer, rank, reaches, rule_out,
+    rules::{Namespaces, Term},
     volumes::Volumes,
 };
 
@@ -32,23 +40,60 @@ pub struct Placed {
 }
 
 /// What one pod, seen or promised, takes of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Account {
-    uid: String,
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Account {
+    pub(super) uid: String,
     /// The store's revision of the pod object that says so; 0 for a promise.
+    pub(super) revision: i64,
+    pub(super) node: String,
+    pub(super) amounts: Amounts,
+    group: Option<Group>,
+    claims: Claims,
+    pub(super) rules: Arc<Rules>,
+    /// Whether it was asked to go.
+    pub(super) terminating: bool,
+    /// When its node took it.
+    pub(super) start: Option<Time>,
+}
+
+impl Account {
+    /// What the pod wishes of those that come after it.
+    pub(super) fn wishes(&self) -> impl Iterator<Item = (Wish, &Term)> {
+        let away = self.rules.far.iter().map(|term| (Wish::Away, term));
+        // As in Kubernetes: whom it must be near to is welcome, a little.
+        let near = self.rules.near.iter().map(|term| (Wish::Weight(1), term));
+        away.chain(near).chain(self.rules.pulls.iter().map(|(weight, term)| (Wish::Weight(*weight), term)))
+    }
+}
+
+/// What pods that are there wish of those that come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wish {
+    /// Not to come.
+    Away,
+    /// To come, or with a negative weight rather not.
+    Weight(i64),
+}
+
+/// Wishes, with how many pods of which nodes have them.
+pub(super) type Wishes = BTreeMap<(Wish, Term), BTreeMap<String, u32>>;
+
+/// Room that is being made for a pod.
+#[derive(Clone, Debug, PartialEq)]
+struct Nomination {
     revision: i64,
     node: String,
     amounts: Amounts,
-    group: Option<Group>,
-    claims: Claims,
+    rules: Arc<Rules>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct NodeTotals {
+pub(super) struct NodeTotals {
     /// None while pods are bound to a node of which no object was seen.
-    facts: Option<NodeFacts>,
+    pub(super) facts: Option<NodeFacts>,
     used: Amounts,
     peers: BTreeMap<Group, u32>,
+    ports: Taken,
 }
 
 /// All nodes with what is taken of them.
@@ -56,8 +101,11 @@ struct NodeTotals {
 /// Times are durations since any moment that stays the same, on a clock that never goes back.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    nodes: BTreeMap<String, NodeTotals>,
-    pods: BTreeMap<PodName, Account>,
+    pub(super) nodes: BTreeMap<String, NodeTotals>,
+    pub(super) pods: BTreeMap<PodName, Account>,
+    pub(super) wishes: Wishes,
+    pub(super) namespaces: Namespaces,
+    nominations: BTreeMap<PodName, Nomination>,
     reservations: BTreeMap<PodName, (Duration, Account)>,
     /// The same reservations by the time of their end.
     ends: BTreeSet<(Duration, PodName)>,
@@ -92,6 +140,7 @@ impl Ledger {
         if self.pods.get(&name).is_some_and(|known| known.revision >= pod.mod_revision()) {
             return false;
         }
+        let given_up = self.nominate(&name, pod);
         let mut account = account(pod);
         if let Some(account) = &mut account {
             let known = self.pods.get(&name).filter(|known| known.uid == account.uid);
@@ -106,7 +155,10 @@ impl Ledger {
             }
         }
         let freed = match (self.pods.get(&name), &account) {
-            (Some(old), new) => new.as_ref().is_none_or(|new| old.node != new.node || old.amounts != new.amounts),
+            (Some(old), new) => new.as_ref().is_none_or(|new| {
+                (&old.node, &old.amounts, &old.rules, old.terminating)
+                    != (&new.node, &new.amounts, &new.rules, new.terminating)
+            }),
             (None, _) => false,
         };
         if let Some(old) = self.pods.remove(&name) {
@@ -116,15 +168,58 @@ impl Ledger {
             self.take(&name, &account);
             self.pods.insert(name, account);
         }
-        freed
+        freed || given_up
+    }
+
+    /// Keeps the room that is made for a pod, as long as it waits for it. Returns whether such room was given up.
+    fn nominate(&mut self, name: &PodName, pod: &Pod) -> bool {
+        if self.nominations.get(name).is_some_and(|known| known.revision > pod.mod_revision()) {
+            return false;
+        }
+        let waits = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_empty()) && !pod.is_terminating();
+        let nomination = nominated(pod).filter(|_| waits).map(|node| Nomination {
+            revision: pod.mod_revision(),
+            node,
+            amounts: Amounts::of_pod(pod),
+            rules: Arc::new(Rules::of(pod)),
+        });
+        let node = nomination.as_ref().map(|nomination| nomination.node.clone());
+        let old = match nomination {
+            Some(nomination) => self.nominations.insert(name.clone(), nomination),
+            None => self.nominations.remove(name),
+        };
+        old.is_some_and(|old| Some(old.node) != node)
     }
 
     /// The pod went at this revision of the store. Returns whether room became free.
     pub fn remove_pod(&mut self, name: &PodName, revision: i64) -> bool {
+        let nominated = self.nominations.get(name).is_some_and(|known| known.revision <= revision);
+        if nominated {
+            self.nominations.remove(name);
+        }
         if self.pods.get(name).is_none_or(|known| known.revision > revision) {
-            return false;
+            return nominated;
         }
         self.pods.remove(name).inspect(|account| self.untake(name, account)).is_some()
+    }
+
+    /// Takes over the labels of a namespace. Returns whether pods may fit now that did not before.
+    pub fn set_namespace(&mut self, namespace: &Namespace) -> bool {
+        let labels = namespace.meta().labels.clone();
+        self.namespaces.insert(namespace.name().to_owned(), labels.clone()) != Some(labels)
+    }
+
+    /// The namespace went.
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    /// Begins anew from a list of all namespaces.
+    pub fn reset_namespaces<'a>(&mut self, namespaces: impl IntoIterator<Item = &'a Namespace>) {
+        self.namespaces.clear();
+        for namespace in namespaces {
+            self.set_namespace(namespace);
+        }
     }
 
     /// Takes over a state of a claim, unless a newer one is known. Returns whether pods may fit now that did not
@@ -173,6 +268,7 @@ impl Ledger {
     /// Begins anew from a list of all pods as of a revision of the store. What is known from later revisions stays,
     /// and so does what was promised and not yet seen.
     pub fn reset_pods<'a>(&mut self, pods: impl IntoIterator<Item = &'a Pod>, as_of: i64) {
+        self.nominations.retain(|_, known| known.revision > as_of);
         let old: Vec<PodName> =
             self.pods.iter().filter(|(_, known)| known.revision <= as_of).map(|(name, _)| name.clone()).collect();
         for name in old {
@@ -196,6 +292,9 @@ impl Ledger {
             amounts: request.amounts.clone(),
             group: request.group.clone(),
             claims: request.claims.clone(),
+            rules: Arc::clone(&request.rules),
+            terminating: false,
+            start: None,
         };
         self.promise(request.name.clone(), now + RESERVATION_TTL, account);
         Ok(placed)
@@ -215,44 +314,59 @@ impl Ledger {
     }
 
     fn choose(&self, request: &Request) -> Result<Placed, Unschedulable> {
-        let gone = self.pods.get(&request.name);
+        let question = Question::of(self, request);
         let mut nodes = 0;
         let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
-        let mut best = None;
+        let mut fitting = Vec::new();
         for (name, totals) in &self.nodes {
             let Some(facts) = &totals.facts else { continue };
             nodes += 1;
-            let gone = gone.filter(|account| account.node == *name);
-            let used = match gone {
-                Some(account) => {
-                    let mut used = totals.used.clone();
-                    used.subtract(&account.amounts);
-                    Cow::Owned(used)
-                }
-                None => Cow::Borrowed(&totals.used),
-            };
-            let mut ruled_out = rule_out(request, name, facts, &used);
+            let used = question.used(name, totals);
+            let ruled_out = question.rule_out(name, totals, facts, &used);
             if ruled_out.is_empty() {
-                ruled_out.extend(self.volumes.rule_out(request, name, &facts.volume_limits));
-            }
-            if ruled_out.is_empty() {
-                let peers = request.group.as_ref().map_or(0, |group| {
-                    let counted = gone.is_some_and(|account| account.group.as_ref() == Some(group));
-                    totals.peers.get(group).copied().unwrap_or(0).saturating_sub(u32::from(counted))
-                });
-                let candidate = (rank(request, name, facts, &used, peers), facts.revision);
-                if best.as_ref().is_none_or(|(rank, _)| candidate.0 < *rank) {
-                    best = Some(candidate);
-                }
+                let rank = rank(request, name, facts, &used, question.peers_on(name, totals));
+                fitting.push((name.as_str(), facts, rank));
             }
             for reason in ruled_out {
                 *reasons.entry(reason).or_default() += 1;
             }
         }
-        match best {
-            Some(((.., name), revision)) => Ok(Placed { node: name.to_owned(), node_revision: revision }),
+        let candidates: Vec<(&str, &NodeFacts)> = fitting.iter().map(|(name, facts, _)| (*name, *facts)).collect();
+        let scores = prefer::scores(request, &question.peers, &candidates);
+        let ranked = fitting.into_iter().zip(scores).map(|((name, facts, rank), score)| {
+            ((Reverse(Some(name) == request.nominated.as_deref()), Reverse(score), rank), name, facts)
+        });
+        match ranked.min_by(|(a, ..), (b, ..)| a.cmp(b)) {
+            Some((_, name, facts)) => Ok(Placed { node: name.to_owned(), node_revision: facts.revision }),
             None => Err(Unschedulable { nodes, reasons }),
         }
+    }
+
+    /// Why a node cannot take the pod; empty if it can.
+    pub(super) fn look_at(&self, request: &Request, node: &str) -> Vec<Reason> {
+        let Some(totals) = self.nodes.get(node) else { return vec![Reason::NotReady] };
+        let Some(facts) = &totals.facts else { return vec![Reason::NotReady] };
+        let question = Question::of(self, request);
+        question.rule_out(node, totals, facts, &question.used(node, totals))
+    }
+
+    /// All pods that are there or were promised a place, but for the one that had the name of the pod that asks.
+    pub(super) fn others<'a>(&'a self, request: &'a Request) -> impl Iterator<Item = (&'a PodName, &'a Account)> {
+        let promised = self.reservations.iter().map(|(name, (_, account))| (name, account));
+        self.pods.iter().chain(promised).filter(|(name, _)| **name != request.name)
+    }
+
+    /// Takes a pod out of the reckoning.
+    pub(super) fn lift(&mut self, name: &PodName) -> Option<Account> {
+        let account = self.pods.remove(name)?;
+        self.untake(name, &account);
+        Some(account)
+    }
+
+    /// Puts a pod back that was taken out.
+    pub(super) fn put_back(&mut self, name: &PodName, account: Account) {
+        self.take(name, &account);
+        self.pods.insert(name.clone(), account);
     }
 
     fn expire(&mut self, now: Duration) {
@@ -277,18 +391,32 @@ impl Ledger {
         if let Some(group) = &account.group {
             *totals.peers.entry(group.clone()).or_default() += 1;
         }
+        for port in &account.rules.ports {
+            *totals.ports.entry(port.clone()).or_default() += 1;
+        }
+        for (wish, term) in account.wishes() {
+            let nodes = self.wishes.entry((wish, term.clone())).or_default();
+            *nodes.entry(account.node.clone()).or_default() += 1;
+        }
     }
 
     fn untake(&mut self, pod: &PodName, account: &Account) {
         self.volumes.untake(pod, &account.node, &account.claims);
         if let Some(totals) = self.nodes.get_mut(&account.node) {
             totals.used.subtract(&account.amounts);
-            if let Some(group) = &account.group
-                && let Some(count) = totals.peers.get_mut(group)
-            {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    totals.peers.remove(group);
+            if let Some(group) = &account.group {
+                one_less(&mut totals.peers, group);
+            }
+            for port in &account.rules.ports {
+                one_less(&mut totals.ports, port);
+            }
+        }
+        for (wish, term) in account.wishes() {
+            let key = (wish, term.clone());
+            if let Some(nodes) = self.wishes.get_mut(&key) {
+                one_less(nodes, &account.node);
+                if nodes.is_empty() {
+                    self.wishes.remove(&key);
                 }
             }
         }
@@ -299,6 +427,105 @@ impl Ledger {
     fn prune(&mut self, name: &str) {
         if self.nodes.get(name).is_some_and(|totals| *totals == NodeTotals::default()) {
             self.nodes.remove(name);
+        }
+    }
+}
+
+/// One question, and what it has to be answered from.
+struct Question<'a> {
+    ledger: &'a Ledger,
+    request: &'a Request,
+    /// The pod that had the name before; it is taken as gone.
+    gone: Option<&'a Account>,
+    peers: Peers<'a>,
+    /// What is kept on nodes for pods that are at least as important.
+    kept: BTreeMap<&'a str, (Amounts, BTreeSet<&'a HostPort>)>,
+}
+
+impl<'a> Question<'a> {
+    fn of(ledger: &'a Ledger, request: &'a Request) -> Self {
+        let gone = ledger.pods.get(&request.name);
+        let mut kept: BTreeMap<&str, (Amounts, BTreeSet<&HostPort>)> = BTreeMap::new();
+        for (name, nomination) in &ledger.nominations {
+            let promised = ledger.reservations.contains_key(name);
+            if *name != request.name && !promised && nomination.rules.priority >= request.rules.priority {
+                let (amounts, ports) = kept.entry(nomination.node.as_str()).or_default();
+                amounts.add(&nomination.amounts);
+                ports.extend(&nomination.rules.ports);
+            }
+        }
+        Self { ledger, request, gone, peers: Peers::of(ledger, request, gone), kept }
+    }
+
+    /// The pod that had the name before, if it was there.
+    fn gone_from(&self, node: &str) -> Option<&'a Account> {
+        self.gone.filter(|account| account.node == node)
+    }
+
+    /// What is taken of a node without the pod itself.
+    fn used(&self, node: &str, totals: &'a NodeTotals) -> Cow<'a, Amounts> {
+        let (gone, kept) = (self.gone_from(node), self.kept.get(node));
+        if gone.is_none() && kept.is_none() {
+            return Cow::Borrowed(&totals.used);
+        }
+        let mut used = totals.used.clone();
+        if let Some(gone) = gone {
+            used.subtract(&gone.amounts);
+        }
+        if let Some((amounts, _)) = kept {
+            used.add(amounts);
+        }
+        Cow::Owned(used)
+    }
+
+    /// How many pods of the same set are there.
+    fn peers_on(&self, node: &str, totals: &NodeTotals) -> u32 {
+        self.request.group.as_ref().map_or(0, |group| {
+            let counted = self.gone_from(node).is_some_and(|account| account.group.as_ref() == Some(group));
+            totals.peers.get(group).copied().unwrap_or(0).saturating_sub(u32::from(counted))
+        })
+    }
+
+    fn port_is_taken(&self, node: &str, totals: &NodeTotals) -> bool {
+        let wanted = &self.request.rules.ports;
+        if wanted.is_empty() {
+            return false;
+        }
+        let own = self.gone_from(node).map(|account| &account.rules.ports);
+        let others =
+            totals.ports.iter().filter(|(port, count)| **count > u32::from(own.is_some_and(|own| own.contains(*port))));
+        let kept = self.kept.get(node).into_iter().flat_map(|(_, ports)| ports.iter().copied());
+        let mut taken = others.map(|(port, _)| port).chain(kept);
+        taken.any(|taken| wanted.iter().any(|port| port.conflicts(taken)))
+    }
+
+    /// Why a node cannot take the pod; empty if it can.
+    fn rule_out(&self, name: &str, totals: &NodeTotals, facts: &NodeFacts, used: &Amounts) -> Vec<Reason> {
+        let request = self.request;
+        if let Some(reason) = rule_out(request, name, facts) {
+            return vec![reason];
+        }
+        if self.port_is_taken(name, totals) {
+            return vec![Reason::Ports];
+        }
+        let short = request.amounts.missing(&facts.allocatable, used);
+        if !short.is_empty() {
+            return short;
+        }
+        if !reaches(request, name, facts) {
+            return vec![Reason::Volume];
+        }
+        let claims = || self.ledger.volumes.rule_out(request, name, &facts.volume_limits);
+        claims().or_else(|| self.peers.rule_out(request, name, facts)).into_iter().collect()
+    }
+}
+
+/// Counts one less; what is not there any more is forgotten.
+fn one_less<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }
@@ -314,6 +541,9 @@ fn account(pod: &Pod) -> Option<Account> {
         amounts: Amounts::of_pod(pod),
         group: Group::of(pod),
         claims: claims_of(pod).into_iter().map(|claim| (claim, None)).collect(),
+        rules: Arc::new(Rules::of(pod)),
+        terminating: pod.is_terminating(),
+        start: pod.status.as_ref().and_then(|status| status.start_time),
     })
 }
 

@@ -72,12 +72,13 @@ fn says_how_many_nodes_fail_for_each_reason() {
     let mut silent = node("b", 1000, 1024);
     silent.status.as_mut().unwrap().conditions[0].status = "Unknown".into();
     let mut off = node("f", 8000, 8192);
-    off.spec.as_mut().unwrap().taints = vec![Taint { effect: "NoExecute".into(), ..Taint::default() }];
+    off.spec.as_mut().unwrap().taints =
+        vec![Taint { key: "gpu".into(), value: "yes".into(), effect: "NoExecute".into(), ..Taint::default() }];
     let mut ledger = ledger(&[cordoned, silent, node("c", 1000, 512), node("d", 100, 512), node("e", 8000, 8192), off]);
     let why = ledger.place(&Request::of(&pod("web", 0, 500, 1024), vec![only("a")]), NOW).unwrap_err();
     assert_eq!(
         why.to_string(),
-        "0/6 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), \
+        "0/6 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {gpu: yes}, \
          1 node(s) had volume node affinity conflict, 1 node(s) were not ready, 1 node(s) were unschedulable, 2 Insufficient memory."
     );
     assert_eq!(ledger.counts(), (6, 0));
