@@ -21,6 +21,7 @@ over_both_stores!(
     a_stopped_pod_goes,
     a_node_that_registers_again_says_what_its_drivers_are_now,
     a_bundle_grows_with_what_the_pod_needs,
+    a_bundle_carries_every_object_that_the_pod_names_and_their_changes,
     a_bundle_says_whether_its_volumes_are_attached,
     endpoints_follow_pods,
     many_nodes_share_a_connection,
@@ -188,6 +189,57 @@ async fn a_bundle_grows_with_what_the_pod_needs(h: &Harness) {
     assert_eq!(bundle.volumes[0].volume.as_ref().unwrap().name(), "pv-1");
 }
 
+async fn a_bundle_carries_every_object_that_the_pod_names_and_their_changes(h: &Harness) {
+    let mut web = pod("web-0", "n1");
+    let spec = web.spec.as_mut().unwrap();
+    let projected = serde_json::json!({"name": "all", "projected": {"sources": [
+        {"configMap": {"name": "projected", "optional": true}}, {"secret": {"name": "projected"}},
+    ]}});
+    spec.volumes = vec![serde_json::from_value(projected).unwrap()];
+    let env = serde_json::json!([
+        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "key", "key": "k"}}},
+        {"name": "B", "valueFrom": {"secretKeyRef": {"name": "key", "key": "k"}}},
+    ]);
+    let whole = serde_json::json!([{"configMapRef": {"name": "whole"}}, {"secretRef": {"name": "whole"}}]);
+    spec.containers[0].env = serde_json::from_value(env).unwrap();
+    spec.containers[0].env_from = serde_json::from_value(whole).unwrap();
+    spec.image_pull_secrets = vec![LocalObjectReference { name: "pull".into() }];
+    h.create(web).await.unwrap();
+    let mut pods = watch_pods(h, "n1").await;
+    let Some(Change::Upsert(bundle)) = next(&mut pods).await.change else { panic!() };
+    assert_eq!((bundle.config_maps.len(), bundle.secrets.len()), (0, 0));
+    assert_eq!(next(&mut pods).await.change, Some(Change::Synced(true)));
+
+    for name in ["projected", "key", "whole", "nobodys"] {
+        h.create(config_map(name, &[])).await.unwrap();
+    }
+    for name in ["projected", "key", "whole", "pull", "nobodys"] {
+        let metadata = Some(ObjectMeta { name: name.into(), namespace: "default".into(), ..Default::default() });
+        h.create(Secret { metadata, ..Default::default() }).await.unwrap();
+    }
+    loop {
+        let Some(Change::Upsert(bundle)) = next(&mut pods).await.change else { panic!() };
+        let maps: Vec<&str> = bundle.config_maps.iter().map(ObjectExt::name).collect();
+        let secrets: Vec<&str> = bundle.secrets.iter().map(ObjectExt::name).collect();
+        if (maps.len(), secrets.len()) == (3, 4) {
+            assert_eq!(maps, ["key", "projected", "whole"]);
+            assert_eq!(secrets, ["key", "projected", "pull", "whole"]);
+            break;
+        }
+    }
+
+    let changed = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "projected", "namespace": "default"},
+        "data": {"k": "new"},
+    });
+    h.apply(&[changed]).await.unwrap();
+    let Some(Change::Upsert(bundle)) = next(&mut pods).await.change else { panic!() };
+    assert_eq!(bundle.config_maps[1].data.get("k").map(String::as_str), Some("new"));
+    h.delete("configmap", "projected").await.unwrap();
+    let Some(Change::Upsert(bundle)) = next(&mut pods).await.change else { panic!() };
+    assert_eq!(bundle.config_maps.len(), 2);
+}
+
 async fn a_bundle_says_whether_its_volumes_are_attached(h: &Harness) {
     let mut web = pod("web-0", "n1");
     let source = PersistentVolumeClaimVolumeSource { claim_name: "www-web-0".into(), ..Default::default() };
@@ -299,12 +351,8 @@ async fn endpoints_follow_pods(h: &Harness) {
     let web = h.create(pod("web-0", "n1")).await.unwrap();
     report(h, "n1", &web, "Running", false).await;
     let Some(Change::Upsert(one)) = next(&mut endpoints).await.change else { panic!() };
-    let expected = Endpoint {
-        ip: "10.77.1.5".into(),
-        hostname: "web-0".into(),
-        pod_name: "web-0".into(),
-        target_ports: vec![80],
-    };
+    let expected =
+        Endpoint { ip: "10.77.1.5".into(), hostname: "web-0".into(), pod_name: "web-0".into(), target_ports: vec![80] };
     assert_eq!(one.endpoints, [expected]);
     // A terminating pod is not answered any more (DNS-4).
     h.delete("pod", "web-0").await.unwrap();

@@ -62,7 +62,9 @@ pub enum BadContainer {
         volume: String,
     },
     /// A part of a volume that is named by a variable.
-    #[error("container {container}: subPathExpr {path:?} needs variable {variable:?}: define it in the container's env")]
+    #[error(
+        "container {container}: subPathExpr {path:?} needs variable {variable:?}: define it in the container's env"
+    )]
     NoVariable {
         /// The container.
         container: String,
