@@ -121,7 +121,7 @@ fn within(timeout: &str, more: &[&str]) -> Args {
         #[command(flatten)]
         args: Args,
     }
-    let line = ["drain", "n1", "--timeout", timeout].iter().chain(more);
+    let line = ["drain", "n1", "--timeout", timeout].into_iter().chain(more.iter().copied());
     <Line as clap::Parser>::parse_from(line).args
 }
 
