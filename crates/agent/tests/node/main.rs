@@ -6,6 +6,7 @@ mod access;
 mod driver;
 #[path = "../fake/mod.rs"]
 mod fake;
+mod files;
 mod life;
 mod machine;
 mod registry;
