@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 use pb::{
     Kind, Object, ObjectExt,
     objects::{
-        Condition, Container, CsiPersistentVolumeSource, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
-        NodeStatus, ObjectMeta, OwnerReference, PersistentVolume, PersistentVolumeClaim,
-        PersistentVolumeClaimVolumeSource, Pod, PodSpec, Quantity, ResourceRequirements, Volume,
+        Affinity, Condition, Container, CsiPersistentVolumeSource, Event, LabelSelector, Node, NodeSelector,
+        NodeSelectorRequirement, NodeSelectorTerm, NodeSpec, NodeStatus, ObjectMeta, OwnerReference, PersistentVolume,
+        PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodAffinityTerm, PodAntiAffinity, PodSpec,
+        Quantity, ResourceRequirements, Taint, Toleration, Volume,
     },
     scheduler::v1::{
         PlaceRequest, PlaceResponse, Placement, place_response::Result as Answer,
@@ -377,4 +378,111 @@ async fn a_pod_waits_for_a_volume_of_the_node_to_be_given_back() {
     })
     .await;
     assert_eq!(count(|pod| node_of(pod).is_empty()).await.len(), 1);
+}
+
+/// The pod with what the test says of its spec.
+fn with(mut pod: Pod, change: impl FnOnce(&mut PodSpec)) -> Pod {
+    change(pod.spec.as_mut().unwrap());
+    pod
+}
+
+#[tokio::test]
+async fn pods_that_keep_apart_wait_for_another_node() {
+    let cluster = Cluster::start().await;
+    let apart = |name: &str| {
+        let mut pod = with(pod(name, "1m", None), |spec| {
+            let selector = LabelSelector { match_labels: [("app".into(), "zk".into())].into(), ..Default::default() };
+            let term = PodAffinityTerm {
+                label_selector: Some(selector),
+                topology_key: "kubernetes.io/hostname".into(),
+                ..Default::default()
+            };
+            let far = PodAntiAffinity {
+                required_during_scheduling_ignored_during_execution: vec![term],
+                ..Default::default()
+            };
+            spec.affinity = Some(Affinity { pod_anti_affinity: Some(far), ..Default::default() });
+        });
+        pod.meta_mut().labels.insert("app".into(), "zk".into());
+        pod
+    };
+    cluster.write(vec![put(&node("a", "1")), put(&node("b", "1"))]).await;
+    cluster.write((0..3).map(|k| put(&apart(&format!("zk-{k}")))).collect()).await;
+    let text = "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.";
+    in_time(async {
+        loop {
+            let mut waiting = Vec::new();
+            let mut nodes = Vec::new();
+            for k in 0..3 {
+                let pod = cluster.pod(&format!("zk-{k}")).await;
+                waiting.extend(waits_for(&pod).map(str::to_owned));
+                nodes.extend(Some(node_of(&pod).to_owned()).filter(|node| !node.is_empty()));
+            }
+            nodes.sort();
+            if waiting == [text] && nodes == ["a", "b"] {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    cluster.write(vec![put(&node("c", "1"))]).await;
+    for k in 0..3 {
+        cluster.pod_when(&format!("zk-{k}"), |pod| !node_of(pod).is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_taint_or_a_cordon_that_goes_lets_pods_in() {
+    let cluster = Cluster::start().await;
+    let (mut tainted, mut cordoned) = (node("a", "1"), node("b", "1"));
+    let taint = Taint { key: "gpu".into(), value: "yes".into(), effect: "NoSchedule".into(), ..Taint::default() };
+    tainted.spec = Some(NodeSpec { taints: vec![taint], ..NodeSpec::default() });
+    cordoned.spec = Some(NodeSpec { unschedulable: true, ..NodeSpec::default() });
+    let everything = Toleration { operator: "Exists".into(), ..Toleration::default() };
+    let daemon = with(pod("daemon", "1m", None), |spec| {
+        spec.tolerations = vec![everything];
+        spec.node_selector = [("kubernetes.io/hostname".to_owned(), "b".to_owned())].into();
+    });
+    cluster.write(vec![put(&tainted), put(&cordoned), put(&pod("web-0", "1m", None)), put(&daemon)]).await;
+    let text = "0/2 nodes are available: 1 node(s) had untolerated taint {gpu: yes}, 1 node(s) were unschedulable.";
+    cluster.pod_when("web-0", |pod| waits_for(pod) == Some(text)).await;
+    let bound = cluster.pod_when("daemon", |pod| !node_of(pod).is_empty()).await;
+    assert_eq!(node_of(&bound), "b", "who tolerates every taint tolerates a cordon");
+    cluster.write(vec![put(&node("a", "1"))]).await;
+    assert_eq!(node_of(&cluster.pod_when("web-0", |pod| !node_of(pod).is_empty()).await), "a");
+}
+
+#[tokio::test]
+async fn a_more_important_pod_takes_the_place_of_a_less_important_one() {
+    let cluster = Cluster::start().await;
+    let ranked =
+        |name: &str, cpu: &str, priority: i32| with(pod(name, cpu, None), |spec| spec.priority = Some(priority));
+    let on_a = |pod: Pod| with(pod, |spec| spec.node_name = "a".into());
+    cluster.write(vec![put(&node("a", "1")), put(&on_a(ranked("low", "500m", 1)))]).await;
+    cluster.write(vec![put(&on_a(ranked("mid", "400m", 5)))]).await;
+    let patient = with(ranked("patient", "900m", 100), |spec| spec.preemption_policy = "Never".into());
+    cluster.write(vec![put(&patient)]).await;
+    let text = "0/1 nodes are available: 1 Insufficient cpu.";
+    cluster.pod_when("patient", |pod| waits_for(pod) == Some(text)).await;
+    assert!(!cluster.pod("low").await.is_terminating(), "who waits takes nobody's place");
+
+    cluster.write(vec![put(&ranked("high", "550m", 50))]).await;
+    let nominated = |pod: &Pod| pod.status.as_ref().is_some_and(|status| status.nominated_node_name == "a");
+    let waiting = cluster.pod_when("high", nominated).await;
+    assert_eq!(waits_for(&waiting), Some(text));
+    let low = cluster.pod("low").await;
+    assert_eq!(low.meta().deletion_grace_period_seconds, Some(30), "with its own grace");
+    assert_eq!(low.mod_revision(), waiting.mod_revision(), "victim and word in one transaction");
+    assert!(!cluster.pod("mid").await.is_terminating(), "no more than is needed");
+
+    // The room is kept: neither a smaller pod nor one that came before gets it.
+    cluster.write(vec![put(&ranked("small", "100m", 2))]).await;
+    cluster.write(vec![delete(&low)]).await;
+    let bound = cluster.pod_when("high", |pod| !node_of(pod).is_empty()).await;
+    assert_eq!((node_of(&bound), nominated(&bound)), ("a", false));
+    assert!(node_of(&cluster.pod("small").await).is_empty());
+    let events = cluster.store.list(&store::Prefix::kind(Kind::Event), store::PageRequest::default()).await.unwrap();
+    let events: Vec<Event> = events.items.iter().map(|kv| decode(kv).unwrap()).collect();
+    assert_eq!(events.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>(), ["Preempted"]);
 }
