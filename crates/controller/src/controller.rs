@@ -33,7 +33,7 @@ use crate::{
     ports::{Placer, Volumes},
     priorities::Priorities,
     step::{self, Done, StatusOutcome, StatusPolicy, Surroundings},
-    stranded, tell, triggers,
+    stranded, tainted, tell, triggers,
     write::{Fault, Wrote},
 };
 
@@ -103,6 +103,7 @@ async fn lead(parts: &Parts, caches: &Caches, priorities: &Priorities, leadershi
     tasks.spawn("nodes", nodes::run(caches.clone(), around.clone()));
     tasks.spawn("budgets", budgets::status::run(caches.clone(), around.clone()));
     tasks.spawn("stranded", stranded::run(caches.clone(), around.clone(), sets.recorder.clone()));
+    tasks.spawn("tainted", tainted::run(caches.clone(), around.clone(), sets.recorder.clone()));
     tasks.spawn("garbage", gc::run(caches.clone(), around));
     lost.cancelled().await;
     sets.queue.close();

@@ -27,6 +27,7 @@ pub mod ports;
 pub mod priorities;
 pub mod step;
 pub mod stranded;
+pub mod tainted;
 mod tell;
 pub mod tried;
 mod triggers;

@@ -112,3 +112,52 @@ async fn a_silent_machine_that_is_said_to_be_off_loses_its_pods_at_once_and_a_li
     .await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn pods_leave_a_node_whose_taint_they_do_not_put_up_with_and_others_stay_as_long_as_they_said() {
+    let rig = Rig::start(Arc::new(MemStore::new()));
+    let lease = Key::node_lease("n1");
+    rig.store.txn(Txn { guards: Vec::new(), ops: vec![Op::Put(lease, "n1".into(), None)] }).await.unwrap();
+    let ready = Condition { r#type: "Ready".into(), status: "True".into(), ..Default::default() };
+    let mut node = Node {
+        metadata: Some(ObjectMeta { name: "n1".into(), uid: "n".into(), ..Default::default() }),
+        status: Some(NodeStatus { conditions: vec![ready], ..Default::default() }),
+        ..Default::default()
+    };
+    rig.put(&node).await;
+    let tolerant = |name: &str, seconds| {
+        let mut set = set(name, 1);
+        let toleration = Toleration {
+            key: "repair".into(),
+            operator: "Exists".into(),
+            toleration_seconds: seconds,
+            ..Default::default()
+        };
+        let template = set.spec.as_mut().unwrap().template.as_mut().unwrap();
+        template.spec.get_or_insert_default().tolerations = vec![toleration];
+        set
+    };
+    for set in [set("web", 1), tolerant("short", Some(1)), tolerant("long", None)] {
+        rig.put(&set).await;
+        rig.complete(set.name(), 1).await;
+    }
+    let kept = rig.get::<Pod>("long-0").await.unwrap().uid().to_owned();
+    rig.placer.full.store(true, Ordering::SeqCst);
+    let taint = Taint { key: "repair".into(), effect: "NoExecute".into(), ..Default::default() };
+    node.spec.get_or_insert_default().taints = vec![taint];
+    let tainted_at = std::time::Instant::now();
+    rig.put(&node).await;
+    let waits =
+        |pods: &Pods, name: &str| pods.get(name).is_some_and(|pod| pod.spec.as_ref().unwrap().node_name.is_empty());
+    rig.until("web-0 left", |pods: &Pods| waits(pods, "web-0")).await;
+    rig.until("short-0 left", |pods: &Pods| waits(pods, "short-0")).await;
+    assert!(tainted_at.elapsed() >= std::time::Duration::from_secs(1), "it stays as long as it said");
+    assert_eq!(rig.get::<Pod>("long-0").await.unwrap().uid(), kept);
+    rig.until("it is told why", |events: &Events| {
+        told(events, "TaintManagerEviction", "repair")
+            .iter()
+            .any(|e| e.involved_object.as_ref().unwrap().name == "web-0")
+    })
+    .await;
+    rig.stop().await;
+}
