@@ -75,12 +75,11 @@ pub async fn write(folder: OwnedFd, owner: Owner, mut requests: Streaming<CopyTo
                 Ok(Err(status)) => break status,
                 Ok(Ok(None)) => return None,
                 Ok(Ok(Some(message))) => match message.request.and_then(|request| request.input) {
-                    Some(Input::Data(data)) => {
-                        if to.send(Ok(data)).await.is_err() {
-                            // Why nothing more is taken is the other half's to say.
-                            return None;
-                        }
-                    }
+                    Some(Input::Data(data)) => match to.send(Ok(data)).await {
+                        Ok(()) => {}
+                        // Why nothing more is taken is the other half's to say.
+                        Err(_) => return None,
+                    },
                     Some(Input::Start(_)) => break Status::invalid_argument("start: the copy has begun already"),
                     None => {}
                 },

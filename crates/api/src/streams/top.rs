@@ -31,7 +31,7 @@ impl Shared {
         let (nodes, _) = self.caches.list(Kind::Node, "").await?;
         let nodes: Vec<&Node> = nodes.iter().filter_map(|stored| stored.typed()).collect();
         if request.nodes {
-            let wanted = nodes.into_iter().filter(|node| selection.matches(&any(*node))).collect();
+            let wanted = nodes.into_iter().filter(|node| selection.matches(&any(node))).collect();
             let (answers, missing) = self.ask(wanted).await;
             let row =
                 |(node, answer): (String, UsageResponse)| TopRow { node, usage: answer.node, ..TopRow::default() };
@@ -40,7 +40,8 @@ impl Shared {
         let (pods, _) = self.caches.list(Kind::Pod, &request.namespace).await?;
         let pods = pods.iter().filter(|stored| selection.matches(&stored.object)).filter_map(|stored| stored.typed());
         let pods: BTreeMap<&str, &Pod> = pods.map(|pod: &Pod| (pod.uid(), pod)).collect();
-        let homes: BTreeSet<&str> = pods.values().filter_map(|pod| pod.spec.as_ref()).map(|s| &*s.node_name).collect();
+        let homes: BTreeSet<&str> =
+            pods.values().filter_map(|pod| pod.spec.as_ref()).map(|s| s.node_name.as_str()).collect();
         let (answers, missing) = self.ask(nodes.into_iter().filter(|node| homes.contains(node.name())).collect()).await;
         let mut rows = Vec::new();
         for (node, answer) in answers {
