@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use pb::{Kind, Object, ObjectExt, objects::*};
+use pb::{Kind, ObjectExt, objects::*};
 use plan::taints::{executing, leave};
 use runtime::{cache::Change, queue::Queue};
 use store::{Key, objects::unchanged};

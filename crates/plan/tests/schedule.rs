@@ -290,7 +290,12 @@ proptest! {
 #[test]
 #[ignore = "a measurement"]
 fn how_long_one_question_takes() {
-    let nodes: Vec<Node> = (0..1000).map(|index| node(index, 64, Some(u32::try_from(index % 3).unwrap()), 0)).collect();
+    let many = |index: usize| {
+        let mut node = node(index, 64, Some(u32::try_from(index % 3).unwrap()), 0);
+        node.status.as_mut().unwrap().allocatable.insert("pods".into(), "110".into());
+        node
+    };
+    let nodes: Vec<Node> = (0..1000).map(many).collect();
     let plain = Wishes {
         app: 0,
         cpu: 1,

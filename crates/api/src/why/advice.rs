@@ -42,9 +42,7 @@ pub fn waits_for(reason: &WaitReason) -> Option<&PodName> {
 pub fn advice(wait: &Wait, pod: Option<&Pod>, facts: &Facts<'_>) -> String {
     let name = &wait.pod;
     match &wait.reason {
-        WaitReason::NodeUnbound { .. } => {
-            "make room, or add a node (`berth get nodes`); the scheduler binds the pod as soon as one fits".to_owned()
-        }
+        WaitReason::NodeUnbound { .. } => placement(pod),
         WaitReason::NotReady { .. } => {
             format!("`berth describe pod {name}` shows its probes and events, `berth logs {name}` what it wrote")
         }
@@ -78,6 +76,33 @@ pub fn advice(wait: &Wait, pod: Option<&Pod>, facts: &Facts<'_>) -> String {
             "make the unavailable pods ready, or raise updateStrategy.rollingUpdate.maxUnavailable".to_owned()
         }
         _ => String::new(),
+    }
+}
+
+/// What lets a pod onto a node, by words of what the scheduler says keeps it away.
+const WAYS_IN: [(&str, &str); 7] = [
+    ("were unschedulable", "let pods come again (`berth uncordon NODE`)"),
+    ("untolerated taint", "take the taint off (`berth taint node NODE KEY-`), or give the pod a toleration"),
+    ("node affinity/selector", "label a node (`berth label node NODE KEY=VALUE`), or ask for less of it"),
+    ("affinity rules", "look at the other pods of its place, or prefer instead of requiring"),
+    ("topology spread", "add a node where there are few of its kind, or allow more skew"),
+    ("free ports", "free the port of the node, or ask for another"),
+    ("were not ready", "bring back the nodes that are not ready (`berth get nodes`)"),
+];
+
+/// What to do about a pod that has no node.
+fn placement(pod: Option<&Pod>) -> String {
+    let message = pod.and_then(|pod| condition(pod, "PodScheduled")).map(|condition| condition.message.as_str());
+    let told = |(words, _): &&(&str, &str)| message.is_some_and(|message| message.contains(words));
+    let ways: Vec<&str> = WAYS_IN.iter().filter(told).map(|(_, way)| *way).collect();
+    let ways =
+        if ways.is_empty() { "make room, or add a node (`berth get nodes`)".to_owned() } else { ways.join("; or ") };
+    let nominated = pod.and_then(|pod| pod.status.as_ref()).map(|status| status.nominated_node_name.as_str());
+    match nominated.filter(|node| !node.is_empty()) {
+        Some(node) => {
+            format!("less important pods of node {node} were asked to go for it; it comes when they are gone")
+        }
+        None => format!("{ways}; the scheduler binds the pod as soon as one fits"),
     }
 }
 

@@ -80,6 +80,9 @@ pub enum Verdict {
     Nothing,
 }
 
+/// A pod that the ledger counts.
+type Known = (PodName, Account);
+
 /// What speaks against a choice: less is better.
 type Cost = (usize, i32, i64, usize, Reverse<(i64, i32)>);
 
@@ -123,8 +126,7 @@ impl Ledger {
         if !self.look_at(request, node).iter().all(super::Reason::curable) {
             return None;
         }
-        let mut gone: Vec<(PodName, Account)> =
-            weaker.iter().filter_map(|name| Some(((*name).clone(), self.lift(name)?))).collect();
+        let mut gone: Vec<Known> = weaker.iter().filter_map(|name| Some(((*name).clone(), self.lift(name)?))).collect();
         let fits = self.look_at(request, node).is_empty();
         gone.sort_by_key(|(name, account)| (Reverse(account.rules.priority), began(account), name.clone()));
         let (breaking, sparing): (Vec<_>, Vec<_>) = split(gone, budgets);
@@ -133,11 +135,12 @@ impl Ledger {
             breaking.into_iter().map(|pod| (true, pod)).chain(sparing.into_iter().map(|pod| (false, pod)))
         {
             self.put_back(&name, account);
-            if fits && !self.look_at(request, node).is_empty() {
-                if let Some(account) = self.lift(&name) {
-                    broken += usize::from(breaks);
-                    victims.push((name, account));
-                }
+            if fits
+                && !self.look_at(request, node).is_empty()
+                && let Some(account) = self.lift(&name)
+            {
+                broken += usize::from(breaks);
+                victims.push((name, account));
             }
         }
         victims.sort_by_key(|(name, account)| (Reverse(account.rules.priority), began(account), name.clone()));
@@ -166,7 +169,7 @@ fn began(account: &Account) -> (i64, i32) {
 }
 
 /// Splits pods into those whose going breaks a budget and those whose going does not, as they go one after the other.
-fn split(pods: Vec<(PodName, Account)>, budgets: &[Budget]) -> (Vec<(PodName, Account)>, Vec<(PodName, Account)>) {
+fn split(pods: Vec<Known>, budgets: &[Budget]) -> (Vec<Known>, Vec<Known>) {
     let mut budgets = budgets.to_vec();
     pods.into_iter().partition(|(name, account)| {
         let mut breaks = false;
@@ -179,7 +182,7 @@ fn split(pods: Vec<(PodName, Account)>, budgets: &[Budget]) -> (Vec<(PodName, Ac
     })
 }
 
-fn cost(broken: usize, victims: &[(PodName, Account)]) -> Cost {
+fn cost(broken: usize, victims: &[Known]) -> Cost {
     let priorities = || victims.iter().map(|(_, account)| account.rules.priority);
     let highest = priorities().max().unwrap_or(i32::MIN);
     // Shifted, so that every victim counts whatever its sign.
