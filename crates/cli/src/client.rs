@@ -131,6 +131,9 @@ fn explain(status: &Status, server: &str, source: &str) -> String {
             "the API service at {server}, or the node that it asked, does not know this call; is it an older version? {}",
             status.message()
         ),
+        _ if unreachable(status) => {
+            format!("the connection to the API service at {server} broke ({}); try again", deepest(status))
+        }
         _ if status.message().is_empty() => format!("{:?} from the API service at {server}", status.code()),
         _ => status.message().to_owned(),
     }
