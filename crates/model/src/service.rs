@@ -2,7 +2,7 @@
 //!
 //! Which address it is, is the front door's choice; here is only what follows from the Service alone.
 
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 
 use pb::objects::{Service, ServiceSpec};
 

@@ -1,6 +1,6 @@
 //! How a pod finds others by name: the policy of its resolver, and lines of its /etc/hosts.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use pb::objects::{HostAlias, PodDnsConfig};
 

@@ -3,7 +3,7 @@
 //! Whether an address is free and in the cluster's range is not to be seen here: the front door looks at that when it
 //! gives the address out.
 
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 
 use pb::objects::{Service, ServicePort, ServiceSpec};
 
