@@ -41,6 +41,8 @@ async fn stories(user: &User) -> Result<()> {
 
 async fn pods_stay_apart_and_say_why_they_wait(user: &User) -> Result<()> {
     let mut set = set("apart", 4);
+    // One after the other, so that the last one is the one that waits.
+    set["spec"]["podManagementPolicy"] = "OrderedReady".into();
     set["spec"]["template"]["spec"]["affinity"] = json!({"podAntiAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": [{
             "labelSelector": {"matchLabels": {"app": "apart"}},
