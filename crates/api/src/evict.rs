@@ -8,6 +8,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use model::leaving::because;
 use pb::{
     Kind, Object,
     api::v1::{DeleteRequest, EvictRequest, EvictResponse, Object as AnyObject, object::Object as Variant},
@@ -32,8 +33,6 @@ use crate::{
 const ATTEMPTS: usize = 8;
 /// How long the event about an eviction stays.
 const TOLD_FOR: Duration = Duration::from_secs(3600);
-/// Condition of a pod that is taken away though nothing is wrong with it.
-const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// Why, in Kubernetes' word.
 const BY_EVICTION: &str = "EvictionByEvictionAPI";
 
@@ -147,16 +146,7 @@ fn evicted(old: &Stored, request: &EvictRequest) -> Result<AnyObject> {
     if let Some(Variant::Pod(pod)) = &mut new.object
         && old.object.meta().deletion_timestamp.is_none()
     {
-        let conditions = &mut pod.status.get_or_insert_default().conditions;
-        conditions.retain(|condition| condition.r#type != DISRUPTION_TARGET);
-        conditions.push(Condition {
-            r#type: DISRUPTION_TARGET.to_owned(),
-            status: "True".to_owned(),
-            reason: BY_EVICTION.to_owned(),
-            message: "asked to go by an eviction".to_owned(),
-            last_transition_time: Some(now()),
-            ..Condition::default()
-        });
+        because(pod, BY_EVICTION, "asked to go by an eviction", now());
     }
     Ok(new)
 }

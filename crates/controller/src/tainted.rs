@@ -10,6 +10,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use model::leaving::because;
 use parking_lot::Mutex;
 use pb::{Kind, ObjectExt, objects::*};
 use plan::taints::{executing, leave};
@@ -24,8 +25,6 @@ use crate::{
     write::{Draft, Fault},
 };
 
-/// Condition of a pod that is taken away though nothing is wrong with it.
-const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// Why, in Kubernetes' word.
 const BY_TAINT: &str = "DeletionByTaintManager";
 /// Reason of the event, in Kubernetes' word.
@@ -145,16 +144,7 @@ impl Tainted {
 /// The pod on its way out, with the reason among its conditions.
 fn leaving(pod: &Pod, now: Time, why: &str) -> Pod {
     let mut pod = terminating(pod.clone(), now);
-    let conditions = &mut pod.status.get_or_insert_default().conditions;
-    conditions.retain(|condition| condition.r#type != DISRUPTION_TARGET);
-    conditions.push(Condition {
-        r#type: DISRUPTION_TARGET.to_owned(),
-        status: "True".to_owned(),
-        reason: BY_TAINT.to_owned(),
-        message: why.to_owned(),
-        last_transition_time: Some(now),
-        ..Condition::default()
-    });
+    because(&mut pod, BY_TAINT, why, now);
     pod
 }
 

@@ -7,10 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use model::leaving::terminating;
+use model::leaving::{because, terminating};
 use pb::{
     Kind, Object, ObjectExt,
-    objects::{Condition, Event, EventSource, ObjectMeta, ObjectReference, Pod, Time},
+    objects::{Event, EventSource, ObjectMeta, ObjectReference, Pod, Time},
 };
 use plan::schedule::{Budget, Preemption, Request, Verdict};
 use store::{
@@ -26,8 +26,6 @@ use crate::{
 
 /// How long the event about a pod that had to go stays.
 const TOLD_FOR: Duration = Duration::from_secs(3600);
-/// Condition of a pod that is taken away though nothing is wrong with it.
-const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// Why, in Kubernetes' word.
 const BY_SCHEDULER: &str = "PreemptionByScheduler";
 
@@ -95,16 +93,7 @@ async fn take(
 /// The pod on its way out, with the reason among its conditions.
 fn leaving(pod: Pod, now: Time) -> Pod {
     let mut pod = terminating(pod, now);
-    let conditions = &mut pod.status.get_or_insert_default().conditions;
-    conditions.retain(|condition| condition.r#type != DISRUPTION_TARGET);
-    conditions.push(Condition {
-        r#type: DISRUPTION_TARGET.to_owned(),
-        status: "True".to_owned(),
-        reason: BY_SCHEDULER.to_owned(),
-        message: "asked to go for a pod of higher priority".to_owned(),
-        last_transition_time: Some(now),
-        ..Condition::default()
-    });
+    because(&mut pod, BY_SCHEDULER, "asked to go for a pod of higher priority", now);
     pod
 }
 
