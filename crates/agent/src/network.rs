@@ -29,7 +29,7 @@ use crate::{
     stream::{follow, waits},
 };
 use routes::Nodes;
-use services::{PodNetwork, Services};
+use services::{PodNetwork, Ruleset, Services};
 
 /// The port that resolvers ask.
 const DNS_PORT: u16 = 53;
@@ -105,13 +105,13 @@ fn start_services(pods: PodNetwork, zone: dns::Zone, api: NodeApi, tasks: &Tasks
 }
 
 /// Gives the kernel rules that it does not have.
-async fn keep_rules(wanted: &str, applied: &mut Option<String>) -> anyhow::Result<()> {
-    if applied.as_deref() == Some(wanted) && nft::is_there().await? {
+async fn keep_rules(wanted: &Ruleset, applied: &mut Option<Ruleset>) -> anyhow::Result<()> {
+    if applied.as_ref() == Some(wanted) && nft::is_there().await? {
         return Ok(());
     }
     nft::apply(wanted).await?;
     tracing::debug!("gave the kernel new rules for virtual addresses");
-    *applied = Some(wanted.to_owned());
+    *applied = Some(wanted.clone());
     Ok(())
 }
 

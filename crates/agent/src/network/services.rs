@@ -1,8 +1,9 @@
 //! What the kernel is to do with packets to virtual addresses: a pure function of the Services as told.
 //!
-//! The rules are one table of nftables, `ip berth`, always written as a whole: a text that takes the place of the old
-//! table in one transaction, so that there is no moment without rules. Connections that exist are not touched: the
-//! kernel remembers where each one goes.
+//! The rules are one table of nftables, `ip berth`, always written as a whole in one transaction. The chains that the
+//! kernel calls stay and only what is in them is replaced: a chain that is made anew is called before or after its
+//! predecessor has gone, so that a packet in between would find no rule. Connections that exist are not touched: the kernel
+//! remembers where each one goes.
 //!
 //! A connection goes to one of the ready endpoints, each as likely as the others. An address or port without any is
 //! refused at once, never left to time out.
@@ -71,10 +72,33 @@ impl Services {
         }
     }
 
-    /// The text that replaces the table, for a node whose pods have addresses of `pods`; None until all Services have
-    /// been told once: then too little is known to take any away.
-    pub fn rules(&self, pods: PodNetwork) -> Option<String> {
-        self.complete.then(|| Rules::of(self.services.values()).text(pods))
+    /// What the table shall say, for a node whose pods have addresses of `pods`; None until all Services have been told
+    /// once: before, too little is known to take any away.
+    pub fn rules(&self, pods: PodNetwork) -> Option<Ruleset> {
+        self.complete.then(|| Rules::of(self.services.values()).ruleset(pods))
+    }
+}
+
+/// What the table shall say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruleset {
+    /// The names of its chains.
+    pub(super) chains: BTreeSet<String>,
+    /// Makes the table, and what is in it whatever Services there are.
+    pub(super) frame: String,
+    /// Fills it.
+    pub(super) content: String,
+}
+
+impl Ruleset {
+    /// The transaction that puts this into the place of a table that has the chains `there`.
+    pub fn replacing(&self, there: &BTreeSet<String>) -> String {
+        let gone: String =
+            there.difference(&self.chains).map(|chain| format!("delete chain ip {TABLE} {chain}\n")).collect();
+        let Self { frame, content, .. } = self;
+        format!(
+            "{frame}flush map ip {TABLE} services\nflush set ip {TABLE} addresses\nflush table ip {TABLE}\n{gone}{content}"
+        )
     }
 }
 
@@ -164,7 +188,7 @@ impl Rules {
         rules
     }
 
-    fn text(&self, pods: PodNetwork) -> String {
+    fn ruleset(&self, pods: PodNetwork) -> Ruleset {
         let PodNetwork { base, bits } = pods;
         let own = format!("{base}/{bits}");
         let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
@@ -172,40 +196,54 @@ impl Rules {
         let services: Vec<_> = ports
             .map(|port| format!("{} . {} . {} : goto {}", port.address, port.protocol, port.port, port.chain()))
             .collect();
-        let mut text = format!("table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n");
-        let mut block = |head: &str, lines: &[&str]| {
-            text.push_str(&format!("  {head} {{\n    {}\n  }}\n", lines.join("\n    ")));
-        };
-        let elements = |all: &[String]| match all {
-            [] => String::new(),
-            all => format!("elements = {{\n      {}\n    }}", all.join(",\n      ")),
-        };
-        block("set addresses", &["type ipv4_addr", &elements(&addresses)]);
-        for port in &self.ports {
-            block(&format!("chain {}", port.chain()), &[&port.rule()]);
-        }
-        block("map services", &["type ipv4_addr . inet_proto . inet_service : verdict", &elements(&services)]);
-        let dispatch = "ip daddr . meta l4proto . th dport vmap @services";
-        block("chain prerouting", &["type nat hook prerouting priority dstnat; policy accept;", dispatch]);
-        block("chain output", &["type nat hook output priority -100; policy accept;", dispatch]);
         let translated = "ct status dnat ct original ip daddr @addresses";
-        block(
-            "chain postrouting",
-            &[
+        let dispatch = "ip daddr . meta l4proto . th dport vmap @services".to_owned();
+        let refuse = "ip daddr @addresses goto refuse".to_owned();
+        let called = [
+            ("prerouting", "type nat hook prerouting priority dstnat; policy accept;", vec![dispatch.clone()]),
+            ("output", "type nat hook output priority -100; policy accept;", vec![dispatch]),
+            (
+                "postrouting",
                 "type nat hook postrouting priority srcnat; policy accept;",
-                &format!("{translated} ip saddr {own} ip daddr {own} masquerade"),
-                &format!("{translated} ip saddr != {own} masquerade"),
-            ],
-        );
-        // What is still addressed to a virtual address here went to no endpoint.
-        block("chain refuse", &["meta l4proto tcp reject with tcp reset", "reject with icmp port-unreachable"]);
-        for hook in ["forward", "output"] {
-            let head = format!("type filter hook {hook} priority filter; policy accept;");
-            block(&format!("chain refuse-{hook}"), &[&head, "ip daddr @addresses goto refuse"]);
-        }
-        text.push_str("}\n");
-        text
+                vec![
+                    format!("{translated} ip saddr {own} ip daddr {own} masquerade"),
+                    format!("{translated} ip saddr != {own} masquerade"),
+                ],
+            ),
+            // What is still addressed to a virtual address here went to no endpoint.
+            ("refuse-forward", "type filter hook forward priority filter; policy accept;", vec![refuse.clone()]),
+            ("refuse-output", "type filter hook output priority filter; policy accept;", vec![refuse]),
+        ];
+        let refusal = ["meta l4proto tcp reject with tcp reset", "reject with icmp port-unreachable"];
+
+        let mut frame = vec![
+            block("set addresses", &["type ipv4_addr"]),
+            block("map services", &["type ipv4_addr . inet_proto . inet_service : verdict"]),
+        ];
+        frame.extend(called.iter().map(|(name, hook, _)| block(&format!("chain {name}"), &[hook])));
+        let mut content = vec![block("chain refuse", &refusal)];
+        content.extend(self.ports.iter().map(|port| block(&format!("chain {}", port.chain()), &[port.rule()])));
+        content.push(block("set addresses", &["type ipv4_addr".to_owned(), elements(&addresses)]));
+        let verdicts = "type ipv4_addr . inet_proto . inet_service : verdict".to_owned();
+        content.push(block("map services", &[verdicts, elements(&services)]));
+        content.extend(called.iter().map(|(name, _, rules)| block(&format!("chain {name}"), rules)));
+
+        let hooked = called.iter().map(|(name, ..)| (*name).to_owned());
+        let chains = self.ports.iter().map(Port::chain).chain(hooked).chain(["refuse".to_owned()]).collect();
+        let table = |blocks: &[String]| format!("table ip {TABLE} {{\n{}}}\n", blocks.concat());
+        Ruleset { chains, frame: table(&frame), content: table(&content) }
     }
+}
+
+/// A named part of the table.
+fn block(head: &str, lines: &[impl AsRef<str>]) -> String {
+    let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).filter(|line| !line.is_empty()).collect();
+    format!("  {head} {{\n    {}\n  }}\n", lines.join("\n    "))
+}
+
+/// What is in a set or map; nothing if it is empty.
+fn elements(all: &[String]) -> String {
+    if all.is_empty() { String::new() } else { format!("elements = {{\n      {}\n    }}", all.join(",\n      ")) }
 }
 
 #[cfg(test)]
@@ -257,21 +295,23 @@ pub(super) mod tests {
         services.take(&upsert(service("headless", "", vec![port("", "TCP", 80)], vec![endpoint("10.77.1.2", &[80])])));
         assert_eq!(services.rules(own()), None, "half of it is told");
         assert!(services.take(&synced()));
-        let expected = r#"table ip berth
-delete table ip berth
-table ip berth {
-  set addresses {
-    type ipv4_addr
-    elements = {
-      10.96.0.10,
-      10.96.0.11
-    }
+        let expected = r#"table ip berth {
+  chain refuse {
+    meta l4proto tcp reject with tcp reset
+    reject with icmp port-unreachable
   }
   chain tcp-10.96.0.10-80 {
     meta l4proto tcp dnat to numgen random mod 2 map { 0 : 10.77.1.2 . 8080, 1 : 10.77.2.9 . 8081 } comment "default/web"
   }
   chain udp-10.96.0.10-53 {
     meta l4proto udp dnat to 10.77.1.2:5353 comment "default/web"
+  }
+  set addresses {
+    type ipv4_addr
+    elements = {
+      10.96.0.10,
+      10.96.0.11
+    }
   }
   map services {
     type ipv4_addr . inet_proto . inet_service : verdict
@@ -281,33 +321,31 @@ table ip berth {
     }
   }
   chain prerouting {
-    type nat hook prerouting priority dstnat; policy accept;
     ip daddr . meta l4proto . th dport vmap @services
   }
   chain output {
-    type nat hook output priority -100; policy accept;
     ip daddr . meta l4proto . th dport vmap @services
   }
   chain postrouting {
-    type nat hook postrouting priority srcnat; policy accept;
     ct status dnat ct original ip daddr @addresses ip saddr 10.77.1.0/24 ip daddr 10.77.1.0/24 masquerade
     ct status dnat ct original ip daddr @addresses ip saddr != 10.77.1.0/24 masquerade
   }
-  chain refuse {
-    meta l4proto tcp reject with tcp reset
-    reject with icmp port-unreachable
-  }
   chain refuse-forward {
-    type filter hook forward priority filter; policy accept;
     ip daddr @addresses goto refuse
   }
   chain refuse-output {
-    type filter hook output priority filter; policy accept;
     ip daddr @addresses goto refuse
   }
 }
 "#;
-        assert_eq!(services.rules(own()).unwrap(), expected);
+        let ruleset = services.rules(own()).unwrap();
+        assert_eq!(ruleset.content, expected);
+        // A chain of a Service that is gone goes; those that the kernel calls stay.
+        let there = ["prerouting", "refuse", "tcp-10.96.0.9-80", "tcp-10.96.0.10-80"].map(str::to_owned).into();
+        let text = ruleset.replacing(&there);
+        let deleted: Vec<_> = text.lines().filter(|line| line.starts_with("delete")).collect();
+        assert_eq!(deleted, ["delete chain ip berth tcp-10.96.0.9-80"]);
+        assert!(text.starts_with("table ip berth {\n  set addresses {\n    type ipv4_addr\n  }\n"), "{text}");
     }
 
     #[test]

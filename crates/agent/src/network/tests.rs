@@ -21,7 +21,7 @@ use pb::agent::v1::{ServiceEndpoints, WatchEndpointsResponse, watch_endpoints_re
 use super::{
     nft,
     services::{
-        Services,
+        Ruleset, Services,
         tests::{endpoint, own, port, service},
     },
 };
@@ -154,7 +154,7 @@ fn run<T>(what: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(what)
 }
 
-fn rules(services: &[ServiceEndpoints]) -> String {
+fn rules(services: &[ServiceEndpoints]) -> Ruleset {
     let mut told = Services::default();
     for service in services {
         let change = Some(Change::Upsert(service.clone()));
@@ -300,7 +300,8 @@ fn rules_that_the_kernel_refuses_leave_the_old_ones() {
     let net = Net::new("bad", false);
     start_all(&net);
     net.apply(&[web()]);
-    let error = net.within("node", || run(nft::apply("table ip berth {\n nonsense\n}\n")).unwrap_err());
+    let nonsense = Ruleset { content: "table ip berth {\n nonsense\n}\n".into(), ..rules(&[web()]) };
+    let error = net.within("node", move || run(nft::apply(&nonsense)).unwrap_err());
     assert!(format!("{error:#}").contains("nft failed"), "{error:#}");
     assert_eq!(net.ask("a", "10.96.0.10:80").len(), 3);
 }
