@@ -229,6 +229,10 @@ async fn ip_of(client: &Client, name: &str) -> Result<String> {
 /// Pods on this node (the asking one among them) and on others, from a pod and from the node itself.
 fn an_address_leads_to_every_pod(inside: &Place, node: &Place, front: SocketAddr) -> Result<()> {
     for (from, place) in [("web-0", inside), ("its node", node)] {
+        // The user heard of the last pod's readiness when the nodes did.
+        let begun = Instant::now();
+        // Until the nodes have heard of the first pod, the address refuses.
+        while place.reach(front).map_or(0, |seen| seen.len()) < 3 && begun.elapsed() < AT_ONCE {}
         let seen = place.reach(front).with_context(|| format!("from {from}"))?;
         println!("{front} from {from}: {seen:?}");
         ensure!(seen.keys().eq(["web-0", "web-1", "web-2"].iter()), "from {from}: {seen:?}");
