@@ -142,8 +142,7 @@ mod naive {
             !near(nodes, placed, node, by_zone).iter().any(|(_, known)| alike(known, app, new))
         });
         let welcome = placed.iter().all(|(pod, known)| {
-            let Some((app, by_zone)) = known.far.filter(|(app, _)| alike(new, *app, known)) else { return true };
-            let _ = app;
+            let Some((_, by_zone)) = known.far.filter(|(app, _)| alike(new, *app, known)) else { return true };
             let home = nodes.iter().find(|node| pod.spec.as_ref().unwrap().node_name == node.name()).unwrap();
             value(home, by_zone).is_none() || value(home, by_zone) != value(node, by_zone)
         });
